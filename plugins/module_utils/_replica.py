@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One replica on the engine: seen, made, waited for, drained, taken away.
+
+This module util is private to the collection. The host itself is the record: what a replica is stands in its
+container's labels, so there is no state file to lose and an interrupted run is simply run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import typing as t
+
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _specification as spec
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Observed
+
+if t.TYPE_CHECKING:
+    from docker import DockerClient
+
+# An inspect call takes about 2 ms; this is how late a change of state may be noticed.
+POLL_SECONDS = 0.1
+LOG_LINES = 20
+
+
+class ReplicaError(Exception):
+    """The replica did not become what it was to be; the message holds what was seen."""
+
+
+def observe(client: DockerClient, service: str) -> list[Observed]:
+    """The service's replicas as the engine has them, running or not, ordered by number."""
+    found = []
+    for summary in client.api.containers(
+        all=True, filters={"label": [f"{spec.LABEL_SERVICE}={service}", f"{spec.LABEL_ROLE}=replica"]}
+    ):
+        labels = summary["Labels"]
+        found.append(
+            Observed(
+                number=int(labels[spec.LABEL_NUMBER]),
+                name=summary["Names"][0].lstrip("/"),
+                container_id=summary["Id"],
+                slot=labels[spec.LABEL_SLOT],
+                spec=labels.get(spec.LABEL_SPEC, ""),
+                revision=labels.get(spec.LABEL_REVISION, ""),
+                state=summary["State"],
+                health=_health_of(summary["Status"]),
+            )
+        )
+    return sorted(found, key=lambda replica: replica.number)
+
+
+def image_id(client: DockerClient, image: str) -> str:
+    """The content address of an image on this host; a name without its image is an error."""
+    from docker.errors import ImageNotFound
+
+    try:
+        return t.cast("str", client.images.get(image).id)
+    except ImageNotFound:
+        raise ReplicaError(
+            f"The image {image} is not on this host. Role container_images brings images there; "
+            "run site.yml, or correct the name."
+        ) from None
+
+
+def recorded_config(client: DockerClient, container_id: str) -> dict[str, t.Any]:
+    """The configuration that a container was created from, as its label keeps it; empty for a stranger."""
+    labels = client.api.inspect_container(container_id)["Config"]["Labels"] or {}
+    return t.cast("dict[str, t.Any]", json.loads(labels.get(spec.LABEL_CONFIG, "{}")))
+
+
+def make_directories(directories: dict[str, str], user: str) -> None:
+    """The replica's own directories. Its user (numeric, C(uid[:gid])) may write its outputs, no other may."""
+    uid, _colon, gid = user.partition(":")
+    for purpose, path in directories.items():
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        if purpose == "outputs" and uid.isdigit():
+            os.chown(path, int(uid), int(gid) if gid.isdigit() else int(uid))
+
+
+def create(client: DockerClient, config: dict[str, t.Any]) -> str:
+    """Create and start the container; answers its id. What cannot be started leaves nothing behind."""
+    from docker.errors import APIError
+
+    try:
+        container_id = client.api.create_container(**spec.create_arguments(config))["Id"]
+    except APIError as error:
+        raise ReplicaError(f"{config['name']} cannot be created: {error.explanation or error}") from error
+    try:
+        client.api.start(container_id)
+    except APIError as error:
+        client.api.remove_container(container_id, force=True)
+        raise ReplicaError(f"{config['name']} cannot be started: {error.explanation or error}") from error
+    return t.cast(str, container_id)
+
+
+def wait_healthy(client: DockerClient, container_id: str, timeout_seconds: float) -> float:
+    """Wait until Docker calls the container healthy; answers the seconds it took.
+
+    A container that stops, starts over or turns unhealthy meanwhile is not waited for any longer.
+    """
+    started = time.monotonic()
+    while True:
+        seen = client.api.inspect_container(container_id)
+        state, name = seen["State"], seen["Name"].lstrip("/")
+        health = (state.get("Health") or {}).get("Status", "none")
+        waited = time.monotonic() - started
+        if health == "healthy" and state["Running"]:
+            return waited
+        if seen["RestartCount"] > 0 or not state["Running"]:
+            failure = f"{name} stopped with exit code {state['ExitCode']} after {waited:.0f} s"
+            if state.get("OOMKilled"):
+                failure += ", killed for lack of memory on the host"
+        elif health == "unhealthy":
+            failure = f"{name} is unhealthy after {waited:.0f} s"
+        elif waited > timeout_seconds:
+            failure = f"{name} is still {health} after {timeout_seconds:.0f} s"
+        else:
+            time.sleep(POLL_SECONDS)
+            continue
+        raise ReplicaError(f"{failure}.{_last_words(client, container_id, state)}")
+
+
+def drain(client: DockerClient, container_id: str, control_dir: str, timeout_seconds: float) -> bool:
+    """Raise the drain flag and wait until Docker's health check has seen it, which takes it out of Traefik.
+
+    Answers whether it was seen in time; a container without a working health check never shows it.
+    """
+    flag = os.path.join(control_dir, "drain")
+    if os.path.isdir(control_dir):
+        with open(flag, "w", encoding="utf-8"):
+            pass
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        state = client.api.inspect_container(container_id)["State"]
+        if not state["Running"] or (state.get("Health") or {}).get("Status") != "healthy":
+            return True
+        time.sleep(POLL_SECONDS)
+    return False
+
+
+def lower_drain_flag(control_dir: str) -> None:
+    """Without this a new container in the place of a drained one would never turn healthy."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(control_dir, "drain"))
+
+
+def remove(client: DockerClient, container_id: str, stop_timeout_seconds: float) -> None:
+    """Stop a container the polite way (SIGTERM, then time to finish what it has in hand) and remove it."""
+    client.api.stop(container_id, timeout=int(stop_timeout_seconds))
+    client.api.remove_container(container_id, v=True, force=True)
+
+
+def _health_of(status: str) -> str:
+    """Docker's list of containers tells the health only inside a text: V(Up 3 minutes (health: starting))."""
+    for word in ("unhealthy", "healthy", "starting"):
+        if word in status:
+            return word
+    return "none"
+
+
+def _last_words(client: DockerClient, container_id: str, state: dict[str, t.Any]) -> str:
+    checks = (state.get("Health") or {}).get("Log") or []
+    log = client.api.logs(container_id, tail=LOG_LINES).decode(errors="replace").strip()
+    words = f" Its last health check said: {checks[-1]['Output'].strip()}." if checks else ""
+    return words + (f" Its log ends:\n{log}" if log else " Its log is empty.")

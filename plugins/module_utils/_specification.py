@@ -1,0 +1,203 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A replica's specification, and the container that Docker makes of it.
+
+This module util is private to the collection. The specification is the same for all replicas of a service;
+what differs from one to the next is written with the placeholders V({replica}) (its name) and V({number}).
+
+Everything a container is created from is in the dict that C(container_config) returns. Its hash is the
+identity of a replica: kept as a label, compared by the plan, so that any change of the specification, of the
+image's content or of the slot is seen, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import re
+from typing import Any
+
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Slot
+
+LABEL_MANAGED = "voicefleet.managed"
+LABEL_ROLE = "voicefleet.role"
+LABEL_SERVICE = "voicefleet.service"
+LABEL_NUMBER = "voicefleet.replica"
+LABEL_SLOT = "voicefleet.slot"
+LABEL_GPU = "voicefleet.gpu"
+LABEL_REVISION = "voicefleet.revision"
+LABEL_SPEC = "voicefleet.spec"
+LABEL_CONFIG = "voicefleet.config"
+
+# Inside every replica: the drain flag is the file "drain" in this directory.
+CONTROL_DIR = "/run/voicefleet"
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "image": {"type": "str", "required": True},
+    "revision": {"type": "str", "default": ""},
+    "command": {"type": "list", "elements": "str"},
+    "entrypoint": {"type": "list", "elements": "str"},
+    "environment": {"type": "dict", "default": {}},
+    "mounts": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "source": {"type": "path", "required": True},
+            "target": {"type": "str", "required": True},
+            "read_only": {"type": "bool", "default": True},
+        },
+    },
+    "outputs_target": {"type": "str", "default": "/outputs"},
+    "port": {"type": "int", "required": True},
+    "network": {"type": "str", "required": True},
+    "labels": {"type": "dict", "default": {}},
+    "health": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            "test": {"type": "list", "elements": "str", "required": True},
+            "interval_seconds": {"type": "float", "default": 2},
+            "timeout_seconds": {"type": "float", "default": 2},
+            "retries": {"type": "int", "default": 1},
+            "start_period_seconds": {"type": "float", "default": 180},
+        },
+    },
+    "user": {"type": "str", "default": ""},
+    "capabilities": {"type": "list", "elements": "str", "default": []},
+    "read_only": {"type": "bool", "default": True},
+    "tmpfs": {"type": "dict", "default": {"/tmp": "mode=1777"}},  # noqa: S108 - a path inside the container
+    "shm_size_mib": {"type": "int", "default": 64},
+    "memory_mib": {"type": "int"},
+    "stop_timeout_seconds": {"type": "int", "default": 90},
+}
+
+
+def container_config(
+    service: str, number: int, slot: Slot, specification: dict[str, Any], image_id: str, data_dir: str
+) -> dict[str, Any]:
+    """Everything that the container of one replica is created from, as plain data.
+
+    C(specification) is as C(ARGUMENT_SPEC) declares it, C(image_id) the content address of its image.
+    """
+    name = f"{service}-{number}"
+
+    def fill(value: Any) -> str:
+        text = value if isinstance(value, str) else json.dumps(value)
+        return text.replace("{replica}", name).replace("{number}", str(number))
+
+    directories = replica_directories(data_dir, service, name)
+    mounts = [
+        {"source": directories["control"], "target": CONTROL_DIR, "read_only": True},
+        {"source": directories["outputs"], "target": specification["outputs_target"], "read_only": False},
+        *({**mount, "source": fill(mount["source"])} for mount in specification["mounts"]),
+    ]
+    labels = {fill(key): fill(value) for key, value in specification["labels"].items()}
+    labels.update(
+        {
+            LABEL_MANAGED: "true",
+            LABEL_ROLE: "replica",
+            LABEL_SERVICE: service,
+            LABEL_NUMBER: str(number),
+            LABEL_SLOT: slot.key,
+            LABEL_GPU: slot.gpu or "",
+            LABEL_REVISION: specification["revision"],
+        }
+    )
+    passed_on = (
+        "command", "entrypoint", "port", "network", "health", "user", "capabilities",
+        "read_only", "tmpfs", "shm_size_mib", "memory_mib", "stop_timeout_seconds",
+    )  # fmt: skip
+    return {
+        "name": name,
+        "image": specification["image"],
+        "image_id": image_id,
+        "environment": {key: fill(value) for key, value in specification["environment"].items()},
+        "mounts": mounts,
+        "labels": labels,
+        "gpu": slot.gpu,
+        **{key: specification[key] for key in passed_on},
+    }
+
+
+def spec_hash(config: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for all of a container's configuration.
+
+    The image counts by its content, not by the name it was asked for with.
+    """
+    counted = {key: value for key, value in config.items() if key != "image"}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def replica_directories(data_dir: str, service: str, name: str) -> dict[str, str]:
+    """The directories on the host that belong to one replica and outlive its container."""
+    own = posixpath.join(data_dir, service, name)
+    return {"outputs": posixpath.join(own, "outputs"), "control": posixpath.join(own, "control")}
+
+
+def create_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for C(create_container) of the Docker SDK's low-level client (5.0.3 to 7.2)."""
+    from docker.types import DeviceRequest, Healthcheck, HostConfig, Mount
+
+    health = config["health"]
+    host: dict[str, Any] = {
+        "version": "1.41",
+        "network_mode": config["network"],
+        "restart_policy": {"Name": "unless-stopped"},
+        "read_only": config["read_only"],
+        "tmpfs": config["tmpfs"],
+        "cap_drop": ["ALL"],
+        "cap_add": config["capabilities"],
+        "security_opt": ["no-new-privileges"],
+        "shm_size": config["shm_size_mib"] * 2**20,
+        "init": True,
+        "mounts": [
+            Mount(mount["target"], mount["source"], type="bind", read_only=mount["read_only"])
+            for mount in config["mounts"]
+        ],
+    }
+    if config["memory_mib"]:
+        host["mem_limit"] = config["memory_mib"] * 2**20
+    if config["gpu"]:
+        host["device_requests"] = [DeviceRequest(device_ids=[config["gpu"]], capabilities=[["gpu"]])]
+    return {
+        "image": config["image_id"],
+        "name": config["name"],
+        "hostname": config["name"],
+        "command": config["command"],
+        "entrypoint": config["entrypoint"],
+        # Without it Python keeps a replica's last lines to itself when it dies.
+        "environment": {"PYTHONUNBUFFERED": "1", **config["environment"]},
+        "labels": {
+            **config["labels"],
+            LABEL_SPEC: spec_hash(config),
+            LABEL_CONFIG: json.dumps(config, sort_keys=True, separators=(",", ":")),
+        },
+        "user": config["user"] or None,
+        "stop_timeout": config["stop_timeout_seconds"],
+        "ports": [config["port"]],
+        "healthcheck": Healthcheck(
+            test=health["test"],
+            interval=_nanoseconds(health["interval_seconds"]),
+            timeout=_nanoseconds(health["timeout_seconds"]),
+            retries=health["retries"],
+            start_period=_nanoseconds(health["start_period_seconds"]),
+        ),
+        "host_config": HostConfig(**host),
+    }
+
+
+def readable(config: dict[str, Any] | None) -> dict[str, Any]:
+    """A configuration as it may be shown in a diff: what looks like a secret is not."""
+    if not config:
+        return {}
+    environment = {
+        key: "(hidden)" if SECRET_NAME.search(key) else value for key, value in config["environment"].items()
+    }
+    return {**config, "environment": environment}
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000_000)
