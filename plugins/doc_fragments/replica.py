@@ -35,13 +35,15 @@ options:
         type: str
         default: ""
       command:
-        description: Command and arguments. The image's own when not given.
+        description: Command and arguments. The image's own when empty.
         type: list
         elements: str
+        default: []
       entrypoint:
-        description: Entry point. The image's own when not given.
+        description: Entry point. The image's own when empty.
         type: list
         elements: str
+        default: []
       environment:
         description: Environment variables. Values that are not strings are written as JSON.
         type: dict
@@ -131,8 +133,9 @@ options:
         type: int
         default: 64
       memory_mib:
-        description: Limit of the host's memory for one replica. No limit when not given.
+        description: Limit of the host's memory for one replica. No limit when 0.
         type: int
+        default: 0
       stop_timeout_seconds:
         description: How long a replica may take to finish what it has in hand after SIGTERM.
         type: int

@@ -9,6 +9,7 @@ container's labels, so there is no state file to lose and an interrupted run is 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -49,6 +50,23 @@ def observe(client: DockerClient, service: str) -> list[Observed]:
             )
         )
     return sorted(found, key=lambda replica: replica.number)
+
+
+def describe(client: DockerClient, replica: Observed, network: str | None = None) -> dict[str, t.Any]:
+    """All that is worth telling of a replica, as plain data; C(url) is how Traefik reaches it."""
+    seen = client.api.inspect_container(replica.container_id)
+    labels = seen["Config"]["Labels"]
+    config = json.loads(labels.get(spec.LABEL_CONFIG, "{}"))
+    networks = seen["NetworkSettings"]["Networks"] or {}
+    chosen = networks.get(network, {}) if network else next(iter(networks.values()), {})
+    address = chosen.get("IPAddress")
+    return {
+        **dataclasses.asdict(replica),
+        "gpu": labels[spec.LABEL_GPU],
+        "image": config.get("image", seen["Config"]["Image"]),
+        "image_id": seen["Image"],
+        "url": f"http://{address}:{config['port']}" if address and config else "",
+    }
 
 
 def image_id(client: DockerClient, image: str) -> str:

@@ -37,8 +37,8 @@ SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 ARGUMENT_SPEC: dict[str, Any] = {
     "image": {"type": "str", "required": True},
     "revision": {"type": "str", "default": ""},
-    "command": {"type": "list", "elements": "str"},
-    "entrypoint": {"type": "list", "elements": "str"},
+    "command": {"type": "list", "elements": "str", "default": []},
+    "entrypoint": {"type": "list", "elements": "str", "default": []},
     "environment": {"type": "dict", "default": {}},
     "mounts": {
         "type": "list",
@@ -70,7 +70,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "read_only": {"type": "bool", "default": True},
     "tmpfs": {"type": "dict", "default": {"/tmp": "mode=1777"}},  # noqa: S108 - a path inside the container
     "shm_size_mib": {"type": "int", "default": 64},
-    "memory_mib": {"type": "int"},
+    "memory_mib": {"type": "int", "default": 0},
     "stop_timeout_seconds": {"type": "int", "default": 90},
 }
 
@@ -166,8 +166,8 @@ def create_arguments(config: dict[str, Any]) -> dict[str, Any]:
         "image": config["image_id"],
         "name": config["name"],
         "hostname": config["name"],
-        "command": config["command"],
-        "entrypoint": config["entrypoint"],
+        "command": config["command"] or None,
+        "entrypoint": config["entrypoint"] or None,
         # Without it Python keeps a replica's last lines to itself when it dies.
         "environment": {"PYTHONUNBUFFERED": "1", **config["environment"]},
         "labels": {

@@ -12,8 +12,8 @@ version_added: 0.1.0
 author:
   - Voicefleet contributors (@voicefleet)
 description:
-  - Creates, starts, replaces or removes the container of one replica on one slot, and waits until Docker calls
-    it healthy, which is when Traefik begins to send it callers.
+  - Creates, starts, replaces or removes the container of one replica on one slot, and waits until Docker
+    calls it healthy, which is when Traefik begins to send it callers.
   - Before a replica is stopped it is drained. Its drain flag makes its health check fail, so Traefik takes it
     out of its list; then SIGTERM lets it finish what it has in hand.
   - What it has done stands in the container's labels. A run that was cut off is simply run again.
@@ -87,7 +87,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 action:
-  description: What was done, or in check mode would be. One of V(none), V(start), V(create), V(replace), V(remove).
+  description:
+    - What was done, or in check mode would be. One of V(none), V(start), V(create), V(replace), V(remove).
   returned: always
   type: str
 container_id:
