@@ -202,6 +202,11 @@ def _check_value(key: str, value: str, kind: str) -> LabelProblem | None:
         return LabelProblem(
             key, value, DROPPED, reason, "", f'{wanted.split(": ")[1]} as the value of "{key}"'
         )
+    if kind == "switch" and value.lower() not in ("true", "false", ""):
+        reason = f'Traefik reads the value "{value}" as off, without a word'
+        return LabelProblem(
+            key, value, IGNORED, reason, "", f'write "true" or "false" as the value of "{key}"'
+        )
     lower = key.lower()
     if lower.endswith(".loadbalancer.server.port") and not is_port(value):
         reason = f'the value "{value}" is not a port'

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ask a real Traefik which kind of value each label key takes, and print plugins/module_utils/_traefik_keys.py.
+"""Ask a real Traefik which kind of value each label key takes; prints _traefik_keys.py of the module_utils.
 
-    python tests/integration/learn_traefik_keys.py IMAGE BASE_IMAGE keys.txt >
-    plugins/module_utils/_traefik_keys.py
+    python tests/integration/learn_traefik_keys.py IMAGE BASE_IMAGE keys.txt > _traefik_keys.py
 
 keys.txt holds one generic key a line (`traefik.http.routers.<name>.rule`). To move to a newer Traefik,
 append the keys of its release notes and run this again: a key that this Traefik does not know stops the
@@ -42,8 +41,8 @@ HEADER = '''\
 # Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
 """Every label key that Traefik reads from a Docker container, and the kind of its value.
 
-Kinds: bool, int, duration (as Go reads them), and text (strings, lists and on/off sections: any value is
-read). Keys are lower case; Traefik compares them without regard to case, except for the root `traefik`.
+Kinds: bool, int, duration (as Go reads them), switch (a section that may stand alone: anything but true, or
+nothing, is off without a word), and text (strings and lists: any value is read). Keys are lower case; Traefik compares them without regard to case, except for the root `traefik`.
 """
 
 from __future__ import annotations
@@ -102,7 +101,10 @@ def learn(image: str, base_image: str, keys: list[str]) -> tuple[str, dict[str, 
     kinds = dict(STATED)
     for key in keys:
         reason = said.get(key, "")
-        kinds.setdefault(key, next((kind for text, kind in KINDS.items() if text in reason), "text"))
+        kind = next((kind for text, kind in KINDS.items() if text in reason), "text")
+        # A section that may stand alone (`tls=true`): Traefik takes any value and reads all but true as off.
+        section = any(other.startswith(f"{key}.") for other in keys)
+        kinds.setdefault(key, "switch" if section else kind)
     return version, kinds
 
 

@@ -108,7 +108,6 @@ STRATEGY = H + "services.x.loadbalancer.strategy"
         ("traefik.enable", ["true", "0"], ["yes", "on", ""]),
         ("traefik.docker.lbswarm", ["true"], ["yes"]),
         (INT, ["5", "-5", "+5", "010"], ["high", "1_000", "0x10", "5.0", "1e3", "", " 5"]),
-        (H + "routers.x.tls", ["true", "foo", ""], []),
     ],
 )
 def test_a_value_is_read_as_go_reads_it(key: str, good: list[str], bad: list[str]) -> None:
@@ -120,6 +119,16 @@ def test_a_value_is_read_as_go_reads_it(key: str, good: list[str], bad: list[str
         assert (problem.effect, problem.nearest) == (DROPPED, "")
         assert f'"{value}"' in problem.reason
         assert key in problem.remedy
+
+
+@pytest.mark.parametrize("key", [H + "routers.x.tls", H + "middlewares.x.compress"])
+def test_a_section_is_on_only_for_true(key: str) -> None:
+    assert [check_label(key, value) for value in ("true", "TRUE", "false", "")] == [None] * 4
+    for value in ("1", "yes", "t"):
+        problem = check_label(key, value)
+        assert problem is not None
+        assert problem.effect == IGNORED
+        assert "as off" in problem.reason
 
 
 @pytest.mark.parametrize(("key", "value"), [(PORT, "http"), (PORT, "0"), (PORT, "65536"), (STRATEGY, "p2p")])

@@ -92,7 +92,7 @@ def test_every_router_of_several_names_its_service() -> None:
             "not a duration",
         ),
         ({"extra": {"trafik.enable": "true"}}, 'write "traefik.enable" instead of "trafik.enable"'),
-        ({"extra": {"com.example.team": "voice"}}, "is not one of Traefik's"),
+        ({"extra": {"com.example.team": "voice"}}, "is not Traefik's"),
         ({"extra": {"traefik.http.routers.tts.rule": "Path(`/`)"}}, "is already"),
         ({"extra": ["a"]}, "extra: a dictionary of labels"),
     ],
