@@ -25,7 +25,8 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._labels impor
 _OPTIONS = ("name", "rule", "port", "entrypoints", "middlewares", "strategy", "tls", "priority", "extra")
 _TLS_OPTIONS = ("certresolver", "options", "domains")
 _DOMAIN_OPTIONS = ("main", "sans")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# The placeholders are those of a replica's specification: every replica fills in its own name or number.
+_NAME = re.compile(r"(\{replica\}|\{number\}|[A-Za-z0-9])(\{replica\}|\{number\}|[A-Za-z0-9_-])*")
 
 
 class RouteError(ValueError):
