@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`python -m speech_server`: read the settings, serve, end well."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from . import engines, logs
+from .app import Server
+from .engines.base import Engine
+from .settings import Settings, SettingsError
+
+_LOG = logging.getLogger("speech_server")
+EXIT_SETTINGS = 2
+# Longer than the idle time of the proxies in front (Traefik: 90 s): they close idle connections, never we,
+# or a request could be sent into a connection that is just being closed.
+_KEEP_ALIVE_SECONDS = 120
+
+
+class PoliteServer(uvicorn.Server):
+    """Uvicorn, but SIGTERM does not close the door at once.
+
+    It makes the replica not ready. New requests are still taken for the linger time, and as long as
+    something is in hand; then the listener is closed and what is left is finished.
+    """
+
+    def __init__(self, config: uvicorn.Config, server: Server):
+        super().__init__(config)
+        self._server = server
+        self._asked_at: float | None = None
+        self.cut_short = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: begin to end. Second: end now."""
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+            self._server.readiness.stopping = True
+        else:
+            self.cut_short = self.force_exit = self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second by uvicorn; true ends its main loop."""
+        if self._asked_at is not None:
+            settings = self._server.settings
+            waited = time.monotonic() - self._asked_at
+            idle = self._server.frame.active == 0
+            if (waited >= settings.linger_seconds and idle) or waited >= _longest_request_seconds(settings):
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _longest_request_seconds(settings: Settings) -> float:
+    return settings.deadline_seconds + settings.grace_seconds + settings.linger_seconds
+
+
+def main(make_engine: Callable[[Settings], Engine] = engines.make) -> int:
+    """Serve until told to end; returns the exit code."""
+    logs.configure()
+    try:
+        settings = Settings.from_environment(os.environ)
+        server = Server(settings, make_engine(settings))
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            _LOG.critical("wrong setting: %s", line)
+        return EXIT_SETTINGS
+    config = uvicorn.Config(
+        server.frame,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(_longest_request_seconds(settings)),
+    )
+    polite = PoliteServer(config, server)
+    polite.run()
+    return 1 if polite.cut_short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

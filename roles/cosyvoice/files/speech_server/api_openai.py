@@ -1,0 +1,195 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""OpenAI's speech API, and the two lists Open WebUI asks for next to it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from .audio import FORMATS
+from .checks import checked
+from .engines.base import Synthesis
+from .errors import ErrorAnswer, SpeechError, quoted
+from .speech import Desk
+
+OPENAI_MODELS = ("tts-1", "tts-1-hd")
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "What was sent cannot be spoken; the message says why"},
+    500: {"model": ErrorAnswer, "description": "The engine failed before the first byte"},
+    503: {
+        "model": ErrorAnswer,
+        "description": "Not ready, or more than this replica can take; nothing was done yet",
+        "headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}},
+    },
+    504: {"model": ErrorAnswer, "description": "No audio before the deadline"},
+}
+_AUDIO = {format_.media_type.split(";")[0] for format_ in FORMATS.values()} | {"text/event-stream"}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_CLONING = ("ref_audio", "ref_text")
+
+
+class VoiceReference(BaseModel):
+    """OpenAI's other way of naming a voice."""
+
+    id: str
+
+
+class SpeechBody(BaseModel):
+    """As OpenAI's clients send it; unknown parameters are ignored, and named in `X-Ignored-Parameters`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    input: Annotated[str, Field(description="The text", examples=["Hello, this is a voice."])]
+    model: Annotated[str | None, Field(description="The service's name, or tts-1, tts-1-hd")] = None
+    voice: Annotated[str | VoiceReference | None, Field(description="See /v1/audio/voices")] = "default"
+    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = "mp3"
+    speed: Annotated[float | None, Field(ge=0.25, le=4, allow_inf_nan=False)] = 1.0
+    instructions: Annotated[str | None, Field(description="Ignored by engines that follow none")] = None
+    stream_format: Literal["audio", "sse"] | None = "audio"
+
+
+class Model(BaseModel):
+    """One name that `model` may have."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "voicefleet"
+
+
+class ModelList(BaseModel):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class NamedVoice(BaseModel):
+    """One voice."""
+
+    id: str
+    name: str
+
+
+class VoiceList(BaseModel):
+    """All of them."""
+
+    voices: list[NamedVoice]
+
+
+class ModelId(BaseModel):
+    """One model, as Open WebUI reads it."""
+
+    id: str
+
+
+class ModelIds(BaseModel):
+    """All of them."""
+
+    models: list[ModelId]
+
+
+def router(desk: Desk) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["OpenAI"])
+    names = (desk.settings.service, *OPENAI_MODELS)
+
+    @routes.post(
+        "/v1/audio/speech",
+        response_class=Response,
+        responses={
+            200: {"description": "Audio, streamed", "content": dict.fromkeys(_AUDIO, _BINARY)},
+            **ERRORS,
+        },
+    )
+    async def create_speech(body: SpeechBody, request: Request) -> Response:
+        """Speak a text; the audio is sent sentence by sentence."""
+        if body.model is not None and body.model not in names:
+            raise _no_model(body.model, names)
+        ignored = _ignored(body, desk)
+        text = checked(body.input, "input", desk.settings.max_input_characters)
+        if body.instructions:
+            checked(body.instructions, "instructions", desk.settings.max_input_characters)
+        desk.require_ready()
+        wish = Synthesis(
+            text,
+            voice=_voice(body.voice, desk),
+            speed=1.0 if body.speed is None else body.speed,
+            instructions=body.instructions if desk.engine.follows_instructions else None,
+        )
+        return await desk.answer(
+            request,
+            wish,
+            FORMATS[body.response_format or "mp3"],
+            {"text": "input"},
+            events=body.stream_format == "sse",
+            headers={"X-Ignored-Parameters": ", ".join(ignored)} if ignored else None,
+        )
+
+    @routes.get("/v1/models")
+    async def list_models() -> ModelList:
+        """The names `model` may have."""
+        return ModelList(data=[Model(id=name) for name in names])
+
+    @routes.get("/v1/models/{model}", responses={"4XX": ERRORS["4XX"]})
+    async def retrieve_model(model: str) -> Model:
+        """One of them."""
+        if model not in names:
+            raise _no_model(model, names)
+        return Model(id=model)
+
+    @routes.get("/v1/audio/voices", responses={503: ERRORS[503]})
+    async def list_voices() -> VoiceList:
+        """The voices; `default` is always one."""
+        desk.require_ready()
+        return VoiceList(voices=[NamedVoice(id=voice.id, name=voice.name) for voice in desk.engine.voices()])
+
+    @routes.get("/v1/audio/models")
+    async def list_audio_models() -> ModelIds:
+        """The names `model` may have, as Open WebUI reads them."""
+        return ModelIds(models=[ModelId(id=name) for name in names])
+
+    return routes
+
+
+def _no_model(model: str, names: tuple[str, ...]) -> SpeechError:
+    return SpeechError(
+        404,
+        "model_not_found",
+        f"There is no model {quoted(model)} here; there is {', '.join(names)}.",
+        "model",
+    )
+
+
+def _voice(asked: str | VoiceReference | None, desk: Desk) -> str:
+    voice = asked.id if isinstance(asked, VoiceReference) else asked
+    known = [known.id for known in desk.engine.voices()]
+    if voice is None:
+        return "default"
+    if voice not in known:
+        raise SpeechError(
+            400,
+            "voice_not_found",
+            f"There is no voice {quoted(voice)} here; there is {', '.join(known)}.",
+            "voice",
+        )
+    return voice
+
+
+def _ignored(body: SpeechBody, desk: Desk) -> list[str]:
+    """What will have no effect. What would make it another voice is refused rather than ignored."""
+    extra = body.model_extra or {}
+    for name in _CLONING:
+        if extra.get(name) is not None:
+            raise SpeechError(
+                400, "unsupported_parameter", f"'{name}' is not taken here; see /inference_zero_shot.", name
+            )
+    ignored = sorted(re.sub(r"[^A-Za-z0-9_.-]", "?", name)[:40] for name in extra)[:20]
+    if body.instructions and not desk.engine.follows_instructions:
+        ignored.append("instructions")
+    return ignored

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The application: all parts put together, and the model brought up."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from . import api_openai, api_upstream, errors, operations
+from .admission import Admission
+from .engines.base import Engine
+from .errors import SpeechError
+from .frame import Frame
+from .identity import Identity
+from .metrics import Metrics
+from .readiness import Readiness
+from .runner import Runner
+from .settings import Settings
+from .speech import Desk
+from .watchdog import Watchdog
+
+_LOG = logging.getLogger(__name__)
+EXIT_LOAD_FAILED = 1
+EXIT_HUNG = 70  # EX_SOFTWARE
+_LAST_WORDS_SECONDS = 0.5  # for the answers of those who waited, and a health check that asks why
+
+
+class Server:
+    """One process's parts. `exit` ends the process at once; tests may watch it instead."""
+
+    def __init__(self, settings: Settings, engine: Engine, exit_: Callable[[int], None] = os._exit):
+        self.settings = settings
+        self.engine = engine
+        self.identity = Identity.of(settings, engine)
+        self._exit = exit_
+        watchdog = Watchdog(settings.grace_seconds, self._hung)
+        self.readiness = Readiness(settings.drain_file, watchdog)
+        self.admission = Admission(settings.max_in_flight, settings.max_queued)
+        self.metrics = Metrics(self.admission, self.readiness)
+        self.runner = Runner(settings.max_in_flight, watchdog)
+        self.desk = Desk(settings, engine, self.readiness, self.admission, self.runner, self.metrics)
+        self.api = self._api()
+        self.frame = Frame(
+            self.api,
+            self.metrics,
+            settings.max_body_bytes,
+            headers=lambda: {"X-Replica": settings.replica, "X-Model-Version": self.identity.model_version},
+            stopping=lambda: self.readiness.stopping,
+        )
+
+    def _api(self) -> FastAPI:
+        @asynccontextmanager
+        async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+            loading = asyncio.create_task(self._load())  # meanwhile /livez and /healthz answer
+            yield
+            loading.cancel()
+
+        # No /docs: its page would load scripts from elsewhere, and many of these hosts have no elsewhere.
+        api = FastAPI(
+            title="Speech server",
+            version="1",
+            lifespan=lifespan,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+        )
+        errors.install(api)
+        api.include_router(api_openai.router(self.desk))
+        api.include_router(api_upstream.router(self.desk))
+        api.include_router(operations.router(self.desk, self.identity))
+        return api
+
+    async def _load(self) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+
+        def load() -> None:
+            self.engine.load()
+            self.engine.warm_up()
+            self.identity.weigh(self.settings, self.engine)
+
+        try:
+            await self.runner.run("loading the model", self.settings.load_seconds, load)
+        except Exception as error:
+            self.readiness.failure = f"the model could not be loaded: {error}"
+            _LOG.critical("the model could not be loaded", exc_info=True)
+            loop.call_later(_LAST_WORDS_SECONDS, self._exit, EXIT_LOAD_FAILED)
+            return
+        settings, identity = self.settings, self.identity
+        seconds = loop.time() - started
+        self.metrics.load_seconds.set(seconds)
+        self.metrics.info.labels(
+            settings.service, settings.replica, self.engine.name, identity.model, identity.revision
+        ).set(1)
+        self.readiness.loaded = True
+        fields = {"seconds": round(seconds, 3), "model": identity.model, "revision": identity.revision}
+        _LOG.info("ready", extra={"fields": fields})
+
+    def _hung(self, reason: str) -> None:
+        self.readiness.failure = f"the process is ending: {reason}"
+        self.admission.close(
+            SpeechError(
+                503, "not_ready", f"This replica is being restarted: {reason}.", retry_after_seconds=5
+            )
+        )
+        _LOG.critical("the engine hangs, the process ends", extra={"fields": {"reason": reason}})
+        faulthandler.dump_traceback(file=sys.__stderr__ or 2)
+        asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._exit, EXIT_HUNG)

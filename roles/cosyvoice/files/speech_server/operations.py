@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the machinery round a replica asks: is it alive, is it ready, what is it, how is it doing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from .engines.base import Mode
+from .identity import Identity
+from .speech import Desk
+
+
+class Health(BaseModel):
+    """Whether new requests should be sent here."""
+
+    status: Literal["ready", "loading", "failed", "late", "stopping", "draining"]
+    reason: str
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Version(BaseModel):
+    """What this replica is. `weights_digest` is the SHA-256 over one line `<sha256>  <name>\\n` for each of
+    `weights_files`, in the order of their names (as `sha256sum` prints them); null until loaded."""
+
+    service: str
+    replica: str
+    engine: str
+    model: str
+    revision: str
+    weights_digest: str | None
+    weights_files: dict[str, str]
+    modes: list[Mode]
+
+
+class Overview(BaseModel):
+    """Where to go from here."""
+
+    service: str
+    openapi: str
+    paths: list[str]
+
+
+def router(desk: Desk, identity: Identity) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["Operations"])
+
+    @routes.get(
+        "/healthz", responses={200: {"model": Health}, 503: {"model": Health}}, response_class=JSONResponse
+    )
+    async def healthz() -> Response:
+        """200 when loaded, warmed up, not draining and not hung; else 503 with the reason."""
+        found = desk.readiness.obstacle()
+        health = (
+            {"status": found.status, "reason": found.reason} if found else {"status": "ready", "reason": ""}
+        )
+        return JSONResponse(health, 503 if found else 200)
+
+    @routes.get("/livez")
+    async def livez() -> Alive:
+        """200 while the process answers at all."""
+        return Alive()
+
+    @routes.get("/version")
+    async def version() -> Version:
+        """What this replica is."""
+        return Version(
+            service=desk.settings.service,
+            replica=desk.settings.replica,
+            engine=desk.engine.name,
+            model=identity.model,
+            revision=identity.revision,
+            weights_digest=identity.weights_digest,
+            weights_files=identity.weights_files,
+            modes=sorted(desk.engine.modes),
+        )
+
+    @routes.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        """For Prometheus."""
+        # The type goes out as it is: the framework would append a second charset.
+        return Response(generate_latest(desk.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    @routes.get("/")
+    async def overview() -> Overview:
+        """Where to go from here."""
+        paths = [
+            "/v1/audio/speech",
+            "/v1/audio/voices",
+            "/v1/models",
+            "/healthz",
+            "/livez",
+            "/version",
+            "/metrics",
+        ]
+        return Overview(service=desk.settings.service, openapi="/openapi.json", paths=paths)
+
+    return routes

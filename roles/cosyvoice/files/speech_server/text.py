@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a text may be cut."""
+
+from __future__ import annotations
+
+import re
+
+# A full stop after one of these ends no sentence.
+_ABBREVIATIONS = frozenset(
+    re.findall(
+        r"\S+", "mr mrs ms dr prof st sr jr vs gen col capt lt rev hon no vol fig eq approx e.g i.e cf al"
+    )
+)
+# ruff: noqa: RUF001 - the marks of other scripts are the point here
+# CJK marks need no space after them; Latin ones do, or "3.5" and "example.com" would be cut.
+_END = re.compile(r"[。！？；]+[」』”’）]*|[.!?…]+[\"'”’)\]]*(?=\s)|\n+")
+_PAUSE = re.compile(r"[,;:，、：—–]\s*|\s")
+
+
+def sentences(text: str, longest: int = 300) -> list[str]:
+    """Cut a text into sentences, each of at most `longest` characters; nothing but white space is lost.
+
+    Longer ones are cut at a pause, then at a space, then anywhere: what one inference takes is bounded.
+    """
+    parts, start = [], 0
+    for end in _END.finditer(text):
+        if _ends_sentence(text, start, end):
+            parts.append(text[start : end.end()])
+            start = end.end()
+    parts.append(text[start:])
+    return [piece for part in parts if part.strip() for piece in _bounded(part.strip(), longest)]
+
+
+def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
+    if not end[0].startswith("."):
+        return True
+    following = text[end.end() :].lstrip()[:1]
+    words = text[start : end.start()].split()
+    last = words[-1].strip("\"'(“‘").lower() if words else ""
+    initial = len(last) == 1 and last.isalpha() and last != "i"
+    return not (following.islower() or last in _ABBREVIATIONS or initial)
+
+
+def _bounded(part: str, longest: int) -> list[str]:
+    pieces = []
+    while len(part) > longest:
+        pauses = [match.end() for match in _PAUSE.finditer(part, longest // 4, longest)]
+        commas = [at for at in pauses if not part[:at].rstrip()[-1:].isalnum()]
+        cut = (commas or pauses or [longest])[-1]
+        pieces.append(part[:cut].strip())
+        part = part[cut:].strip()
+    return [*pieces, part] if part else pieces
