@@ -181,7 +181,7 @@ def _check_root(key: str, value: str, root: str, rest: str) -> LabelProblem | No
         return LabelProblem(
             key, value, IGNORED, "Traefik ignores it without a word", right, _rename(key, right)
         )
-    if rest and difflib.SequenceMatcher(None, root.lower(), "traefik").ratio() >= 0.75:
+    if rest and _resembles_traefik(root.lower()):
         near = nearest_key(key)
         reason = f'"{root}" is not "traefik": Traefik ignores it without a word'
         return LabelProblem(key, value, IGNORED, reason, near, _rename(key, near))
@@ -234,3 +234,13 @@ def check_labels(labels: Mapping[str, str]) -> list[LabelProblem]:
     """Problems of all labels of one container, those that drop it first."""
     problems = [problem for key, value in sorted(labels.items()) if (problem := check_label(key, value))]
     return sorted(problems, key=lambda problem: problem.effect != DROPPED)
+
+
+def is_traefiks(key: str) -> bool:
+    """Whether the label is meant for Traefik, rightly spelt or not."""
+    root = key.split(".")[0].lower()
+    return root == "traefik" or ("." in key and _resembles_traefik(root))
+
+
+def _resembles_traefik(root: str) -> bool:
+    return difflib.SequenceMatcher(None, root, "traefik").ratio() >= 0.75

@@ -45,6 +45,8 @@ class Observed:
     revision: str
     state: str
     health: str
+    # Set aside while its successor starts: left over only where a run was cut off.
+    aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,18 @@ def plan(
     """
     places = spread(slots if slots is not None else [Slot(None, index) for index in range(count)])
     by_key = {slot.key: slot for slot in places}
-    by_number = {replica.number: replica for replica in observed}
+    by_number: dict[int, Observed] = {}
+    for replica in sorted(observed, key=lambda replica: (replica.number, replica.aside)):
+        by_number.setdefault(replica.number, replica)
+    cut_off = {replica.number for replica in observed if replica.aside}
+    occupied = {replica.slot for replica in observed}
 
     seats: dict[int, Slot] = {}
-    for replica in sorted(observed, key=lambda replica: replica.number):
+    for replica in by_number.values():
         slot = by_key.get(replica.slot)
         if replica.number <= count and slot and slot not in seats.values():
             seats[replica.number] = slot
     free = [slot for slot in places if slot not in seats.values()]
-    occupied = {replica.slot for replica in observed}
     # A slot that nobody sits on needs no waiting; prefer it for the replicas still to be seated.
     free.sort(key=lambda slot: slot.key in occupied)
     for number in range(1, count + 1):
@@ -128,9 +133,9 @@ def plan(
             seats[number] = free.pop(0)
 
     removes = [
-        Step("remove", replica.number, replica.name, f"{count} wanted", container_id=replica.container_id)
-        for replica in observed
-        if replica.number > count
+        Step("remove", number, f"{service}-{number}", f"{count} wanted", container_id=replica.container_id)
+        for number, replica in by_number.items()
+        if number > count
     ]
     keeps: list[Step] = []
     early: list[Step] = []
@@ -144,6 +149,8 @@ def plan(
             (late if slot.key in occupied else early).append(step)
             continue
         reason = _difference(seated, slot, spec_of(number, slot))
+        if number in cut_off:
+            reason = "an earlier run was cut off while it was replaced"
         if reason:
             replaces.append(Step("replace", number, name, reason, slot, seated.container_id))
         elif seated.state not in ("running", "restarting"):

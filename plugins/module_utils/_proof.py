@@ -132,6 +132,30 @@ def ask_replicas(
         return {key: future.result() for key, future in asked.items()}
 
 
+def judge_cards(cards: t.Sequence[t.Mapping[str, t.Any]]) -> list[Check]:
+    """One check for each card, or each of its MIG devices: its memory is known, so replicas can be put on it.
+
+    C(cards) are C(gpus) as gpu_capacity returns them.
+    """
+    checks = []
+    for card in cards:
+        number = card.get("index")
+        for device in card.get("mig_devices") or [card]:
+            label = f"card #{number}" if device is card else f"MIG device #{number}:{device.get('index')}"
+            total = device.get("total_mib")
+            checks.append(
+                check(
+                    f"{label}: memory",
+                    total is not None,
+                    f"{total} MiB" if total is not None else device.get("reason") or "unknown",
+                    "known",
+                    f"Ask it by hand (nvidia-smi -q -i {number}) and look for NVRM in dmesg. A lost card "
+                    "comes back with a reboot, or not at all.",
+                )
+            )
+    return checks
+
+
 def learn_versions(
     replicas: t.Sequence[Replica], services: t.Sequence[Service], answers: t.Mapping[tuple[str, str], Answer]
 ) -> None:

@@ -23,6 +23,8 @@ if t.TYPE_CHECKING:
 
 # An inspect call takes about 2 ms; this is how late a change of state may be noticed.
 POLL_SECONDS = 0.1
+# How the container is called that was set aside while its successor starts. No service's name has a dot.
+ASIDE = ".old"
 LOG_LINES = 20
 
 
@@ -37,10 +39,12 @@ def observe(client: DockerClient, service: str) -> list[Observed]:
         all=True, filters={"label": [f"{spec.LABEL_SERVICE}={service}", f"{spec.LABEL_ROLE}=replica"]}
     ):
         labels = summary["Labels"]
+        name = summary["Names"][0].lstrip("/")
         found.append(
             Observed(
                 number=int(labels[spec.LABEL_NUMBER]),
-                name=summary["Names"][0].lstrip("/"),
+                name=name,
+                aside=name.endswith(ASIDE),
                 container_id=summary["Id"],
                 slot=labels[spec.LABEL_SLOT],
                 spec=labels.get(spec.LABEL_SPEC, ""),
@@ -49,7 +53,17 @@ def observe(client: DockerClient, service: str) -> list[Observed]:
                 health=_health_of(summary["Status"]),
             )
         )
-    return sorted(found, key=lambda replica: replica.number)
+    return sorted(found, key=lambda replica: (replica.number, replica.aside))
+
+
+def find(client: DockerClient, name: str) -> str | None:
+    """The id of the container of that name, if there is one."""
+    from docker.errors import NotFound
+
+    try:
+        return t.cast("str", client.api.inspect_container(name)["Id"])
+    except NotFound:
+        return None
 
 
 def describe(client: DockerClient, replica: Observed, network: str | None = None) -> dict[str, t.Any]:
@@ -69,13 +83,15 @@ def describe(client: DockerClient, replica: Observed, network: str | None = None
     }
 
 
-def image_id(client: DockerClient, image: str) -> str:
-    """The content address of an image on this host; a name without its image is an error."""
+def image_id(client: DockerClient, image: str, must_exist: bool = True) -> str:
+    """The content address of an image on this host; a name without its image is an error, or empty."""
     from docker.errors import ImageNotFound
 
     try:
         return t.cast("str", client.images.get(image).id)
     except ImageNotFound:
+        if not must_exist:
+            return ""
         raise ReplicaError(
             f"The image {image} is not on this host. Role container_images brings images there; "
             "run site.yml, or correct the name."
@@ -98,19 +114,23 @@ def make_directories(directories: dict[str, str], user: str) -> None:
 
 
 def create(client: DockerClient, config: dict[str, t.Any]) -> str:
-    """Create and start the container; answers its id. What cannot be started leaves nothing behind."""
+    """Create the container; answers its id."""
     from docker.errors import APIError
 
     try:
-        container_id = client.api.create_container(**spec.create_arguments(config))["Id"]
+        return t.cast("str", client.api.create_container(**spec.create_arguments(config))["Id"])
     except APIError as error:
         raise ReplicaError(f"{config['name']} cannot be created: {error.explanation or error}") from error
+
+
+def start(client: DockerClient, container_id: str) -> None:
+    """Start the container; one that runs already is left as it is."""
+    from docker.errors import APIError
+
     try:
         client.api.start(container_id)
     except APIError as error:
-        client.api.remove_container(container_id, force=True)
-        raise ReplicaError(f"{config['name']} cannot be started: {error.explanation or error}") from error
-    return t.cast(str, container_id)
+        raise ReplicaError(f"The replica cannot be started: {error.explanation or error}") from error
 
 
 def wait_healthy(client: DockerClient, container_id: str, timeout_seconds: float) -> float:
@@ -164,9 +184,19 @@ def lower_drain_flag(control_dir: str) -> None:
         os.unlink(os.path.join(control_dir, "drain"))
 
 
-def remove(client: DockerClient, container_id: str, stop_timeout_seconds: float) -> None:
-    """Stop a container the polite way (SIGTERM, then time to finish what it has in hand) and remove it."""
-    client.api.stop(container_id, timeout=int(stop_timeout_seconds))
+def stop(client: DockerClient, container_id: str) -> None:
+    """Stop a container the polite way: SIGTERM, then its own stop timeout to finish what it has in hand."""
+    patience = client.api.inspect_container(container_id)["Config"].get("StopTimeout") or 10
+    client.api.stop(container_id, timeout=patience)
+
+
+def rename(client: DockerClient, container_id: str, name: str) -> None:
+    """Call the container by another name; its labels still tell whose it is."""
+    client.api.rename(container_id, name)
+
+
+def remove(client: DockerClient, container_id: str) -> None:
+    """Remove the container with its anonymous volumes. One that has to be asked first is stopped before."""
     client.api.remove_container(container_id, v=True, force=True)
 
 

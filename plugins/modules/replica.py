@@ -16,7 +16,9 @@ description:
     calls it healthy, which is when Traefik begins to send it callers.
   - Before a replica is stopped it is drained. Its drain flag makes its health check fail, so Traefik takes it
     out of its list; then SIGTERM lets it finish what it has in hand.
-  - What it has done stands in the container's labels. A run that was cut off is simply run again.
+  - A replaced container is set aside as C(<service>-<number>.old) and only removed when its successor is
+    healthy. If the successor never is, the old one comes back, and the module fails with its last words.
+  - What it has done stands in the containers' names and labels. A run that was cut off is simply run again.
 extends_documentation_fragment:
   - voicefleet.cosyvoice.attributes
   - voicefleet.cosyvoice.attributes.platform
@@ -88,7 +90,8 @@ EXAMPLES = r"""
 RETURN = r"""
 action:
   description:
-    - What was done, or in check mode would be. One of V(none), V(start), V(create), V(replace), V(remove).
+    - What was done, or in check mode would be. One of V(none), V(start), V(create), V(replace), V(remove);
+      or V(restore) on failure, when the old container is back in its place.
   returned: always
   type: str
 container_id:
@@ -106,7 +109,8 @@ drained:
   type: bool
 """
 
-import typing as t
+from dataclasses import asdict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _replica, _specification
@@ -115,94 +119,16 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine impor
     EngineError,
     connect,
 )
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Observed, Slot
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Slot
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._rollout import Rollout
 
-if t.TYPE_CHECKING:
-    from docker import DockerClient
+# A stop lasts as long as the longest answer in hand.
+ENGINE_TIMEOUT_SECONDS = 600
 
 
-class Replica:
-    """One replica between what is and what is wanted."""
-
-    def __init__(self, module: AnsibleModule, client: DockerClient) -> None:
-        self.params = module.params
-        self.check_mode = module.check_mode
-        self.client = client
-        self.name = f"{self.params['service']}-{self.params['number']}"
-        self.directories = _specification.replica_directories(
-            self.params["data_dir"], self.params["service"], self.name
-        )
-        self.seen: Observed | None = next(
-            (
-                replica
-                for replica in _replica.observe(client, self.params["service"])
-                if replica.number == self.params["number"]
-            ),
-            None,
-        )
-        self.result: dict[str, t.Any] = {"changed": False, "action": "none"}
-
-    def present(self) -> None:
-        specification = self.params["specification"]
-        config = _specification.container_config(
-            self.params["service"],
-            self.params["number"],
-            Slot(**self.params["slot"]),
-            specification,
-            self._image_id(specification["image"]),
-            self.params["data_dir"],
-        )
-        if self.seen and self.seen.spec == _specification.spec_hash(config):
-            self.result["container_id"] = self.seen.container_id
-            if self.seen.state not in ("running", "restarting"):
-                self._act("start", config)
-        else:
-            self._act("replace" if self.seen else "create", config)
-
-    def absent(self) -> None:
-        if self.seen:
-            self._act("remove", {})
-
-    def _act(self, action: str, config: dict[str, t.Any]) -> None:
-        before = _replica.recorded_config(self.client, self.seen.container_id) if self.seen else {}
-        self.result.update(
-            changed=True,
-            action=action,
-            diff={"before": _specification.readable(before), "after": _specification.readable(config)},
-        )
-        if self.check_mode:
-            return
-        if self.seen and action in ("replace", "remove"):
-            self.result["drained"] = _replica.drain(
-                self.client,
-                self.seen.container_id,
-                self.directories["control"],
-                self.params["drain_timeout_seconds"],
-            )
-            _replica.remove(self.client, self.seen.container_id, before.get("stop_timeout_seconds", 90))
-        _replica.lower_drain_flag(self.directories["control"])
-        if action == "remove":
-            self.result.pop("container_id", None)
-            return
-        if action == "start":
-            self.client.api.start(self.result["container_id"])
-        else:
-            _replica.make_directories(self.directories, config["user"])
-            self.result["container_id"] = _replica.create(self.client, config)
-        self.result["started_seconds"] = round(
-            _replica.wait_healthy(
-                self.client, self.result["container_id"], self.params["start_timeout_seconds"]
-            ),
-            1,
-        )
-
-    def _image_id(self, image: str) -> str:
-        try:
-            return _replica.image_id(self.client, image)
-        except _replica.ReplicaError:
-            if self.check_mode:
-                return ""
-            raise
+def told(rollout: Rollout) -> dict[str, Any]:
+    """What was done and observed, without what did not come up."""
+    return {key: value for key, value in asdict(rollout.outcome).items() if value is not None}
 
 
 def main() -> None:
@@ -228,18 +154,48 @@ def main() -> None:
         required_if=[("state", "present", ("specification", "slot"))],
         supports_check_mode=True,
     )
+    params = module.params
+    wanted = params["state"] == "present"
     try:
-        client = connect(module.params["docker_host"], timeout=300)
+        client = connect(params["docker_host"], timeout=ENGINE_TIMEOUT_SECONDS)
     except EngineError as error:
         if not module.check_mode:
             module.fail_json(msg=str(error))
-        module.exit_json(changed=module.params["state"] == "present", action="create")
-    replica = Replica(module, client)
+        module.exit_json(changed=wanted, action="create" if wanted else "none")
+    rollout = Rollout(
+        client,
+        params["service"],
+        params["number"],
+        params["data_dir"],
+        params["start_timeout_seconds"],
+        params["drain_timeout_seconds"],
+    )
+    result: dict[str, Any] = {}
     try:
-        getattr(replica, module.params["state"])()
+        config = None
+        if wanted:
+            config = _specification.container_config(
+                params["service"],
+                params["number"],
+                Slot(**params["slot"]),
+                params["specification"],
+                _replica.image_id(client, params["specification"]["image"], must_exist=not module.check_mode),
+                params["data_dir"],
+            )
+        action = rollout.action(config)
+        result = {
+            "changed": action != "none",
+            "action": action,
+            "diff": {
+                "before": _specification.readable(rollout.before()),
+                "after": _specification.readable(config),
+            },
+        }
+        if not module.check_mode:
+            rollout.carry_out(config)
     except _replica.ReplicaError as error:
-        module.fail_json(msg=str(error), **replica.result)
-    module.exit_json(**replica.result)
+        module.fail_json(msg=str(error), **{**result, **told(rollout)})
+    module.exit_json(**{**result, **({} if module.check_mode else told(rollout))})
 
 
 if __name__ == "__main__":

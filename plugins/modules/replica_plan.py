@@ -155,18 +155,16 @@ def observe(module: AnsibleModule) -> tuple[list[Observed], str]:
     """The service's replicas and the content address of the wanted image."""
     try:
         client = connect(module.params["docker_host"])
-        observed = _replica.observe(client, module.params["service"])
-        return observed, _replica.image_id(client, module.params["specification"]["image"])
+        # In check mode an image may be missing that will be there by then; no running replica can have it.
+        image_id = _replica.image_id(
+            client, module.params["specification"]["image"], must_exist=not module.check_mode
+        )
+        return _replica.observe(client, module.params["service"]), image_id
     except EngineError as error:
         if not module.check_mode:
-            module.fail_json(msg=str(error))
+            raise
         module.warn(f"Nothing can be observed, so the plan is made as for a new host. {error}")
         return [], ""
-    except _replica.ReplicaError as error:
-        if not module.check_mode:
-            module.fail_json(msg=str(error))
-        # What will be built or pulled by then; no running replica can have it.
-        return observed, ""
 
 
 def as_data(step: Step) -> dict[str, Any]:
@@ -199,9 +197,9 @@ def main() -> None:
     slots = None if params["slots"] is None else [Slot(**slot) for slot in params["slots"]]
     try:
         count = wanted_count(service, params["replicas"], slots, params["capacity_summary"])
-    except PlanError as error:
+        observed, image_id = observe(module)
+    except (PlanError, EngineError, _replica.ReplicaError) as error:
         module.fail_json(msg=str(error))
-    observed, image_id = observe(module)
 
     def spec_of(number: int, slot: Slot) -> str:
         return _specification.spec_hash(

@@ -82,6 +82,13 @@ options:
       revision:
         description: The revision that every replica has to tell. The one its label has, if not given.
         type: str
+  cards:
+    description:
+      - The cards of this host, as RV(voicefleet.cosyvoice.gpu_capacity#module:gpus) returns them. One whose
+        memory is unknown, because it is lost for example, is a failed check.
+    type: list
+    elements: dict
+    default: []
   slots:
     description:
       - The slots that this host's cards have, as RV(voicefleet.cosyvoice.gpu_capacity#module:slots) returns
@@ -460,6 +467,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "services": {"type": "list", "elements": "dict", "default": [], "options": SERVICE_OPTIONS},
+            "cards": {"type": "list", "elements": "dict", "default": []},
             "slots": {
                 "type": "list",
                 "elements": "dict",
@@ -475,7 +483,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    checks, replicas = look_at_replicas(module.params)
+    checks = _proof.judge_cards(module.params["cards"])
+    judged, replicas = look_at_replicas(module.params)
+    checks += judged
     answers = []
     for asked in module.params["requests"]:
         if module.check_mode and asked["method"].upper() not in ("GET", "HEAD"):
