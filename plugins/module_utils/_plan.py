@@ -47,6 +47,15 @@ class Observed:
     health: str
     # Set aside while its successor starts: left over only where a run was cut off.
     aside: bool = False
+    # Its drain flag is up: it serves what it has in hand and gets no more.
+    draining: bool = False
+
+    @property
+    def idle(self) -> str:
+        """Why it does not serve although it is as wanted; empty when it does, or will by itself."""
+        if self.state not in ("running", "restarting"):
+            return f"it is {self.state}"
+        return "it was left draining" if self.draining else ""
 
 
 @dataclass(frozen=True)
@@ -153,8 +162,8 @@ def plan(
             reason = "an earlier run was cut off while it was replaced"
         if reason:
             replaces.append(Step("replace", number, name, reason, slot, seated.container_id))
-        elif seated.state not in ("running", "restarting"):
-            early.append(Step("start", number, name, f"it is {seated.state}", slot, seated.container_id))
+        elif seated.idle:
+            early.append(Step("start", number, name, seated.idle, slot, seated.container_id))
         else:
             keeps.append(Step("keep", number, name, "as wanted", slot, seated.container_id))
     return [*keeps, *early, *removes, *replaces, *late]

@@ -32,7 +32,7 @@ class ReplicaError(Exception):
     """The replica did not become what it was to be; the message holds what was seen."""
 
 
-def observe(client: DockerClient, service: str) -> list[Observed]:
+def observe(client: DockerClient, service: str, data_dir: str) -> list[Observed]:
     """The service's replicas as the engine has them, running or not, ordered by number."""
     found = []
     for summary in client.api.containers(
@@ -40,11 +40,13 @@ def observe(client: DockerClient, service: str) -> list[Observed]:
     ):
         labels = summary["Labels"]
         name = summary["Names"][0].lstrip("/")
+        directories = spec.replica_directories(data_dir, service, name.removesuffix(ASIDE))
         found.append(
             Observed(
                 number=int(labels[spec.LABEL_NUMBER]),
                 name=name,
                 aside=name.endswith(ASIDE),
+                draining=os.path.exists(_drain_flag(directories["control"])),
                 container_id=summary["Id"],
                 slot=labels[spec.LABEL_SLOT],
                 spec=labels.get(spec.LABEL_SPEC, ""),
@@ -136,21 +138,24 @@ def start(client: DockerClient, container_id: str) -> None:
 def wait_healthy(client: DockerClient, container_id: str, timeout_seconds: float) -> float:
     """Wait until Docker calls the container healthy; answers the seconds it took.
 
-    A container that stops, starts over or turns unhealthy meanwhile is not waited for any longer.
+    A container that stops, starts over or turns unhealthy meanwhile is not waited for any longer. One that was
+    unhealthy before, because it was draining, is.
     """
     started = time.monotonic()
+    starting = False
     while True:
         seen = client.api.inspect_container(container_id)
         state, name = seen["State"], seen["Name"].lstrip("/")
         health = (state.get("Health") or {}).get("Status", "none")
         waited = time.monotonic() - started
+        starting = starting or health == "starting"
         if health == "healthy" and state["Running"]:
             return waited
         if seen["RestartCount"] > 0 or not state["Running"]:
             failure = f"{name} stopped with exit code {state['ExitCode']} after {waited:.0f} s"
             if state.get("OOMKilled"):
                 failure += ", killed for lack of memory on the host"
-        elif health == "unhealthy":
+        elif health == "unhealthy" and starting:
             failure = f"{name} is unhealthy after {waited:.0f} s"
         elif waited > timeout_seconds:
             failure = f"{name} is still {health} after {timeout_seconds:.0f} s"
@@ -165,9 +170,8 @@ def drain(client: DockerClient, container_id: str, control_dir: str, timeout_sec
 
     Answers whether it was seen in time; a container without a working health check never shows it.
     """
-    flag = os.path.join(control_dir, "drain")
     if os.path.isdir(control_dir):
-        with open(flag, "w", encoding="utf-8"):
+        with open(_drain_flag(control_dir), "w", encoding="utf-8"):
             pass
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
@@ -181,7 +185,7 @@ def drain(client: DockerClient, container_id: str, control_dir: str, timeout_sec
 def lower_drain_flag(control_dir: str) -> None:
     """Without this a new container in the place of a drained one would never turn healthy."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(control_dir, "drain"))
+        os.unlink(_drain_flag(control_dir))
 
 
 def stop(client: DockerClient, container_id: str) -> None:
@@ -198,6 +202,10 @@ def rename(client: DockerClient, container_id: str, name: str) -> None:
 def remove(client: DockerClient, container_id: str) -> None:
     """Remove the container with its anonymous volumes. One that has to be asked first is stopped before."""
     client.api.remove_container(container_id, v=True, force=True)
+
+
+def _drain_flag(control_dir: str) -> str:
+    return os.path.join(control_dir, "drain")
 
 
 def _health_of(status: str) -> str:

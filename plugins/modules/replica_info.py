@@ -30,6 +30,10 @@ options:
       - Whether a host without an engine is an error. If not, it is a host without replicas.
     type: bool
     default: true
+  data_dir:
+    description: Directory on the host below which each replica has its drain flag.
+    type: path
+    default: /var/lib/voicefleet
   docker_host:
     description: Where the Docker Engine listens.
     type: str
@@ -89,6 +93,12 @@ replicas:
     health:
       description: Docker's health, V(healthy), V(unhealthy), V(starting), or V(none) without a health check.
       type: str
+    draining:
+      description: Whether its drain flag is up.
+      type: bool
+    aside:
+      description: Whether it was set aside while its successor started, and is a leftover of a run cut off.
+      type: bool
     url:
       description: Where it listens, as Traefik reaches it. Empty when it does not run.
       type: str
@@ -110,6 +120,7 @@ def main() -> None:
             "service": {"type": "str", "required": True},
             "network": {"type": "str"},
             "engine_required": {"type": "bool", "default": True},
+            "data_dir": {"type": "path", "default": "/var/lib/voicefleet"},
             "docker_host": {"type": "str", "default": DEFAULT_DOCKER_HOST},
         },
         supports_check_mode=True,
@@ -121,7 +132,7 @@ def main() -> None:
         if params["engine_required"]:
             module.fail_json(msg=str(error))
         module.exit_json(replicas=[])
-    observed = _replica.observe(client, params["service"])
+    observed = _replica.observe(client, params["service"], params["data_dir"])
     module.exit_json(replicas=[_replica.describe(client, replica, params["network"]) for replica in observed])
 
 

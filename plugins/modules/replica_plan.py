@@ -159,7 +159,7 @@ def observe(module: AnsibleModule) -> tuple[list[Observed], str]:
         image_id = _replica.image_id(
             client, module.params["specification"]["image"], must_exist=not module.check_mode
         )
-        return _replica.observe(client, module.params["service"]), image_id
+        return _replica.observe(client, module.params["service"], module.params["data_dir"]), image_id
     except EngineError as error:
         if not module.check_mode:
             raise

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import (
     Observed,
@@ -50,6 +52,20 @@ def test_a_stopped_replica_is_started_and_an_outdated_one_replaced() -> None:
     planned = steps(2, CARD_A, observed)
     assert told(planned) == [("start", "tts-2", "GPU-a/1"), ("replace", "tts-1", "GPU-a/0")]
     assert "old -> new" in planned[1].reason
+
+
+def test_a_replica_left_draining_is_put_to_work_again() -> None:
+    planned = steps(1, CARD_A, [dataclasses.replace(replica(1, CARD_A[0]), draining=True)])
+    assert [(step.action, step.reason) for step in planned] == [("start", "it was left draining")]
+
+
+def test_what_a_cut_off_run_set_aside_is_taken_up_again_on_its_slot() -> None:
+    aside = dataclasses.replace(replica(1, CARD_A[1], spec="old", state="exited"), aside=True)
+    assert told(steps(1, CARD_A, [aside])) == [("replace", "tts-1", "GPU-a/1")]
+    planned = steps(1, CARD_A, [aside, replica(1, CARD_A[1])])
+    assert told(planned) == [("replace", "tts-1", "GPU-a/1")]
+    assert "cut off" in planned[0].reason
+    assert told(steps(0, CARD_A, [aside, replica(1, CARD_A[1])])) == [("remove", "tts-1", None)]
 
 
 def test_a_replica_more_comes_before_the_others_are_replaced() -> None:
