@@ -53,13 +53,13 @@ _MEANINGS_OF_WORDS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"libnvidia-ml|NVML [Ss]hared [Ll]ibrary|NVIDIA Management Library",
-        "nvidia-smi does not find the library libnvidia-ml.so.1",
+        "the driver library libnvidia-ml.so.1 was not found",
         "Install the driver's library of the same version as the module (libnvidia-ml1 on Debian), "
         "then run 'ldconfig'",
     ),
     (
         r"Insufficient Permissions",
-        "nvidia-smi may not read this",
+        "no permission to read the cards",
         "Run on the host itself and as root (become: true); inside a container MIG needs CAP_SYS_ADMIN and "
         "NVIDIA_MIG_MONITOR_DEVICES=all",
     ),
@@ -79,13 +79,13 @@ _MEANINGS_OF_WORDS: tuple[tuple[str, str, str], ...] = (
 # nvidia-smi(1), section RETURN VALUE; 18 is what a version mismatch gives in practice.
 _MEANINGS_OF_CODES: dict[int, tuple[str, str]] = {
     2: (
-        "nvidia-smi does not know an argument",
+        "an argument is unknown to the command",
         "Check smi_command: it must be nvidia-smi itself, or a command that passes all arguments on to it",
     ),
     3: ("the operation is not available on a card", "Update the driver, or leave the card out with 'gpus'"),
     4: ("no permission for the cards", "Run as root (become: true) on the host itself"),
     6: (
-        "nvidia-smi did not find the card it was asked for",
+        "the card that was asked for was not found",
         "Check 'nvidia-smi -L' and 'dmesg | grep -i nvrm'",
     ),
     8: ("a card's external power cable is not attached", "Attach the power cables of all cards"),
