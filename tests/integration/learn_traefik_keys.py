@@ -42,7 +42,8 @@ HEADER = '''\
 """Every label key that Traefik reads from a Docker container, and the kind of its value.
 
 Kinds: bool, int, duration (as Go reads them), switch (a section that may stand alone: anything but true, or
-nothing, is off without a word), and text (strings and lists: any value is read). Keys are lower case; Traefik compares them without regard to case, except for the root `traefik`.
+nothing, is off without a word), and text (strings and lists: any value is read).
+Keys are lower case; Traefik compares them without regard to case, except for the root `traefik`.
 """
 
 from __future__ import annotations
