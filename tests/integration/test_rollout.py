@@ -19,10 +19,16 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._rollout impo
 
 SERVES = ["python3", "-m", "http.server", "8000", "--directory", "/outputs"]
 DIES = ["python3", "-c", "print('no memory left on the card'); raise SystemExit(3)"]
-HEALTHY = (
-    "test ! -e /run/voicefleet/drain && "
-    "python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:8000/\")'"
-)
+HEALTHY = """
+import os, urllib.request
+assert not os.path.exists("/run/voicefleet/drain")
+urllib.request.urlopen("http://127.0.0.1:8000/")
+"""
+WRITES = """
+import pathlib, http.server
+pathlib.Path("/outputs/note").write_text("kept")
+http.server.test(http.server.SimpleHTTPRequestHandler, port=8000)
+"""
 
 
 class CutOffError(Exception):
@@ -52,7 +58,7 @@ class Fleet:
             "network": "bridge",
             "labels": {},
             "health": {
-                "test": ["CMD-SHELL", HEALTHY],
+                "test": ["CMD", "python3", "-c", HEALTHY],
                 "interval_seconds": 0.2,
                 "timeout_seconds": 3,
                 "retries": 1,
@@ -117,11 +123,9 @@ def test_made_then_left_alone_then_replaced_then_removed(fleet: Fleet) -> None:
 
 
 def test_outputs_outlive_the_replica(fleet: Fleet) -> None:
-    fleet.roll(fleet.config("1", ["sh", "-c", f"echo kept > /outputs/note && exec {' '.join(SERVES)}"]))
+    fleet.roll(fleet.config("1", ["python3", "-c", WRITES]))
     fleet.roll(None)
-    assert (
-        Path(fleet.data_dir, fleet.service, f"{fleet.service}-1", "outputs", "note").read_text() == "kept\n"
-    )
+    assert Path(fleet.data_dir, fleet.service, f"{fleet.service}-1", "outputs", "note").read_text() == "kept"
 
 
 def test_a_stopped_replica_is_started_again(fleet: Fleet) -> None:
