@@ -401,7 +401,7 @@ def look_at_replicas(params: dict[str, Any]) -> tuple[list[Check], list[_proof.R
     try:
         replicas = _proof.observe(connect(params["docker_host"]), services)
     except EngineError as error:
-        return [Check("Docker Engine", False, str(error), "answers", "See found.")], []
+        return [Check("Docker Engine", False, str(error), "answers", "What was found says what to do.")], []
     answers = _proof.ask_replicas(replicas, services, params["timeout_seconds"])
     _proof.learn_versions(replicas, services, answers)
     slots = None
