@@ -17,6 +17,7 @@ import uvicorn
 from . import engines, logs
 from .app import Server
 from .engines.base import Engine
+from .process import Process
 from .settings import Settings, SettingsError
 
 _LOG = logging.getLogger("speech_server")
@@ -67,7 +68,7 @@ def main(make_engine: Callable[[Settings], Engine] = engines.make) -> int:
     logs.configure()
     try:
         settings = Settings.from_environment(os.environ)
-        server = Server(settings, make_engine(settings))
+        server = Server(settings, make_engine(settings), Process())
     except SettingsError as error:
         for line in str(error).splitlines():
             _LOG.critical("wrong setting: %s", line)

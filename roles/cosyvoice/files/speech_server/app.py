@@ -5,11 +5,8 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
-import os
-import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -21,6 +18,7 @@ from .errors import SpeechError
 from .frame import Frame
 from .identity import Identity
 from .metrics import Metrics
+from .process import EXIT_HUNG, EXIT_LOAD_FAILED, Process
 from .readiness import Readiness
 from .runner import Runner
 from .settings import Settings
@@ -28,20 +26,18 @@ from .speech import Desk
 from .watchdog import Watchdog
 
 _LOG = logging.getLogger(__name__)
-EXIT_LOAD_FAILED = 1
-EXIT_HUNG = 70  # EX_SOFTWARE
 _LAST_WORDS_SECONDS = 0.5  # for the answers of those who waited, and a health check that asks why
 
 
 class Server:
-    """One process's parts. `exit` ends the process at once; tests may watch it instead."""
+    """One process's parts."""
 
-    def __init__(self, settings: Settings, engine: Engine, exit_: Callable[[int], None] = os._exit):
+    def __init__(self, settings: Settings, engine: Engine, process: Process):
         self.settings = settings
         self.engine = engine
         self.identity = Identity.of(settings, engine)
-        self._exit = exit_
-        watchdog = Watchdog(settings.grace_seconds, self._hung)
+        self._process = process
+        watchdog = Watchdog(settings.grace_seconds, self._hung, process)
         self.readiness = Readiness(settings.drain_file, watchdog)
         self.admission = Admission(settings.max_in_flight, settings.max_queued)
         self.metrics = Metrics(self.admission, self.readiness)
@@ -92,7 +88,7 @@ class Server:
         except Exception as error:
             self.readiness.failure = f"the model could not be loaded: {error}"
             _LOG.critical("the model could not be loaded", exc_info=True)
-            loop.call_later(_LAST_WORDS_SECONDS, self._exit, EXIT_LOAD_FAILED)
+            loop.call_later(_LAST_WORDS_SECONDS, self._process.exit, EXIT_LOAD_FAILED)
             return
         settings, identity = self.settings, self.identity
         seconds = loop.time() - started
@@ -112,5 +108,5 @@ class Server:
             )
         )
         _LOG.critical("the engine hangs, the process ends", extra={"fields": {"reason": reason}})
-        faulthandler.dump_traceback(file=sys.__stderr__ or 2)
-        asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._exit, EXIT_HUNG)
+        self._process.dump_stacks()
+        asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._process.exit, EXIT_HUNG)

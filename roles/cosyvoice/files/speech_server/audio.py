@@ -42,7 +42,8 @@ FORMATS = {
         # Ogg gathers a second of audio per page by default; a tenth lets short sentences out at once.
         Format("opus", "audio/ogg; codecs=opus", "ogg", "libopus", 48_000, {"page_duration": "100000"}),
         Format("aac", "audio/aac", "adts", "aac", 64_000),
-        Format("flac", "audio/flac", "flac", "flac"),
+        # FFmpeg leaves 8 KiB for tags to come; nobody will write any.
+        Format("flac", "audio/flac", "flac", "flac", options={"metadata_header_padding": "0"}),
         Format("wav", "audio/wav"),
         Format("pcm", "audio/pcm"),
     )

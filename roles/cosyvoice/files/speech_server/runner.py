@@ -91,7 +91,7 @@ class Job:
             raise
 
     async def read(self, deadline: float) -> bytes | None:
-        """Return the next part, None at the end; TimeoutError at the deadline (in the loop's time), WorkFailed."""
+        """Return the next part, None at the end; raises WorkFailed, or TimeoutError at the deadline."""
         async with asyncio.timeout_at(deadline):
             part = await self._parts.get()
         if isinstance(part, Exception):

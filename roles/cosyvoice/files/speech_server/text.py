@@ -8,14 +8,14 @@ import re
 
 # A full stop after one of these ends no sentence.
 _ABBREVIATIONS = frozenset(
-    re.findall(
-        r"\S+", "mr mrs ms dr prof st sr jr vs gen col capt lt rev hon no vol fig eq approx e.g i.e cf al"
-    )
+    ["mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "capt", "rev", "e.g", "i.e", "cf"]
 )
+_LONGEST_ABBREVIATION = 8
 # ruff: noqa: RUF001 - the marks of other scripts are the point here
 # CJK marks need no space after them; Latin ones do, or "3.5" and "example.com" would be cut.
 _END = re.compile(r"[。！？；]+[」』”’）]*|[.!?…]+[\"'”’)\]]*(?=\s)|\n+")
-_PAUSE = re.compile(r"[,;:，、：—–]\s*|\s")
+_PAUSE = re.compile(r"[,;:—–]\s+|[，、：]|\s")
+_NEXT = re.compile(r"\s*(\S?)")
 
 
 def sentences(text: str, longest: int = 300) -> list[str]:
@@ -35,11 +35,11 @@ def sentences(text: str, longest: int = 300) -> list[str]:
 def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
     if not end[0].startswith("."):
         return True
-    following = text[end.end() :].lstrip()[:1]
-    words = text[start : end.start()].split()
+    following = _NEXT.match(text, end.end())
+    words = text[max(start, end.start() - _LONGEST_ABBREVIATION) : end.start()].split()
     last = words[-1].strip("\"'(“‘").lower() if words else ""
     initial = len(last) == 1 and last.isalpha() and last != "i"
-    return not (following.islower() or last in _ABBREVIATIONS or initial)
+    return not ((following and following[1].islower()) or last in _ABBREVIATIONS or initial)
 
 
 def _bounded(part: str, longest: int) -> list[str]:

@@ -9,10 +9,12 @@ can end that thread, so the process ends and whoever runs the container starts i
 from __future__ import annotations
 
 import asyncio
-import faulthandler
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from .process import Process
+
+_LAST_RESORT_SECONDS = 3.0
 
 
 @dataclass(eq=False)
@@ -29,7 +31,8 @@ class Watch:
 class Watchdog:
     """Observes what runs in worker threads. Used from the event loop only."""
 
-    def __init__(self, grace_seconds: float, on_hung: Callable[[str], None]):
+    def __init__(self, grace_seconds: float, on_hung: Callable[[str], None], process: Process):
+        self._process = process
         self._grace_seconds = grace_seconds
         self._on_hung = on_hung
         self._watches: set[Watch] = set()
@@ -66,14 +69,10 @@ class Watchdog:
         self._on_hung(f"{watch.what} has not come back within {given:g} s")
 
     def _arm(self) -> None:
-        """Guard against an engine that keeps the interpreter's lock too: then no timer of ours ever fires.
-
-        faulthandler waits in a C thread that needs no lock, writes all stacks and ends the process (code 1).
-        """
-        faulthandler.cancel_dump_traceback_later()
-        if self._watches:
-            now = asyncio.get_running_loop().time()
-            last = (
-                min(watch.started + watch.limit_seconds for watch in self._watches) + 2 * self._grace_seconds
-            )
-            faulthandler.dump_traceback_later(max(0.1, last - now), exit=True, file=sys.__stderr__ or 2)
+        """Keep the last resort well behind our own timers, and behind the last words after them."""
+        if not self._watches:
+            self._process.exit_in(None)
+            return
+        now = asyncio.get_running_loop().time()
+        first = min(watch.started + watch.limit_seconds for watch in self._watches)
+        self._process.exit_in(first + 2 * self._grace_seconds + _LAST_RESORT_SECONDS - now)

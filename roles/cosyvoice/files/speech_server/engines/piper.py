@@ -61,8 +61,10 @@ class PiperEngine(Engine):
             pass
 
     def voices(self) -> Sequence[Voice]:
-        named = [Voice(stem, stem) for stem in self._voices]
-        return [Voice("default", f"default ({named[0].name})"), *named] if named else []
+        return [
+            Voice("default", f"default ({self.model})"),
+            *(Voice(path.stem, path.stem) for path in self._files),
+        ]
 
     def model_files(self) -> Mapping[str, Path]:
         return {path.name: path for onnx in self._files for path in (onnx, _configuration(onnx))}
