@@ -241,7 +241,7 @@ class Containers:
 
     def _stopped(self, kind: str, name: str) -> Cause | None:
         for reading in self.readings:
-            if name in getattr(reading, kind):
+            if not reading.wanted and name in getattr(reading, kind):
                 if reading.container.state != "running":
                     remedy = (
                         f"docker start {reading.name}, or look why it stopped: docker logs {reading.name}"

@@ -19,6 +19,10 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_api 
 
 Options = t.Mapping[str, t.Any]
 
+# Traefik 3.7 serves a router whose TLS options it cannot apply (no host in the rule, or other options for the
+# same host on another router) under "<entry point>-conflicted-<name>" and no longer under its own name.
+CONFLICTED = "-conflicted-"
+
 
 @dataclass(frozen=True)
 class Expectations:
@@ -96,6 +100,16 @@ def missing(kind: str, name: str, have: t.Iterable[Item], containers: Containers
     C(kind) is the singular, C(name) has its provider.
     """
     bare, _, provider = name.rpartition("@")
+    renamed = next((item for item in have if str(item.get("name", "")).endswith(CONFLICTED + name)), None)
+    if renamed:
+        errors = "; ".join(
+            str(error) for error in renamed.get("error") or ["its own TLS options are not applied"]
+        )
+        found = f"absent: Traefik serves it as {renamed['name']} with the default TLS options: {errors}"
+        remedy = (
+            "name a host in its rule, and give every router of that host the same TLS options, which exist"
+        )
+        return Check(f"{kind} {name}", False, found, "present", remedy)
     cause = containers.why_missing(f"{kind}s", bare) if containers and provider == "docker" else None
     if not cause:
         others = sorted(str(item.get("name", "")) for item in have)
@@ -285,6 +299,8 @@ def _unwanted(want: Expectations, have: Snapshot, containers: Containers | None)
         name = str(router.get("name", ""))
         bare, _, provider = name.rpartition("@")
         if provider != (want.provider or provider) or provider == "internal" or name in asked:
+            continue
+        if name.partition(CONFLICTED)[2] in asked:
             continue
         if any(fnmatch.fnmatchcase(text, pattern) for pattern in want.ignore for text in (name, bare)):
             continue

@@ -125,15 +125,16 @@ class Verifier:
         begin = self.clock()
         deadline = begin + timeout_seconds
         pause, looks = FIRST_PAUSE_SECONDS, 0
-        seen: Snapshot | None = None  # the last answer, and since when there is none
-        seen_at, final_since = begin, None
+        started = ""  # of the Traefik that answered first
+        seen_at: float | None = None
+        final_since: float | None = None
         while True:
             looks += 1
             self.api.timeout_seconds = max(1.0, min(REQUEST_TIMEOUT_SECONDS, deadline - self.clock()))
-            result = self.look(seen.started if seen else "")
+            result = self.look(started)
             now = self.clock()
             if result.snapshot:
-                seen, seen_at, final_since = result.snapshot, now, None
+                started, seen_at, final_since = started or result.snapshot.started, now, None
             elif result.error and result.error.final:
                 final_since = now if final_since is None else final_since
             else:
@@ -149,7 +150,7 @@ class Verifier:
             self.sleep(max(0.0, min(pause, interval_seconds, deadline - now)))
             pause *= 1.5
         checks = result.checks
-        if result.error and seen:
+        if result.error and seen_at is not None:
             checks = [_gone(checks[0], now - seen_at), *checks[1:]]
         return Result(checks, result.snapshot, result.error, result.warnings, looks, now - begin)
 

@@ -431,6 +431,7 @@ import typing as t
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._checks import Check
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine import (
     DEFAULT_DOCKER_HOST,
     EngineError,
@@ -442,7 +443,11 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_api 
     TraefikApi,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_checks import Expectations
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_verify import Engine, Verifier
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_verify import (
+    Engine,
+    Result,
+    Verifier,
+)
 
 STATUSES = ["enabled", "warning", "disabled"]
 
@@ -595,7 +600,8 @@ def main() -> None:
         try:
             client = connect(params["docker_host"])
         except EngineError as error:
-            module.fail_json(msg=str(error))
+            finish(module, Result([Check("Docker engine", False, str(error), "it answers", "see found")]))
+            return
         engine = Engine(
             client, params["container_labels"], params["container_connect"], params["traefik_container"]
         )
@@ -620,9 +626,14 @@ def main() -> None:
         params["timeout_seconds"], params["interval_seconds"]
     )
     api.close()
+    finish(module, result)
+
+
+def finish(module: AnsibleModule, result: Result) -> None:
+    """Exit with everything that was found, whether or not it is as wanted."""
     for warning in result.warnings:
         module.warn(warning)
-    if not result.ok and params["fail"]:
+    if not result.ok and module.params["fail"]:
         module.fail_json(msg=result.message(), **result.as_dict())
     module.exit_json(changed=False, **result.as_dict())
 

@@ -8,6 +8,7 @@ Every container and network bears the label vf.test=<id of this run> and is remo
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import uuid
@@ -121,14 +122,12 @@ class Lab:
 
     def run(self, name: str, labels: dict[str, str], listen: int | None = None, **options: Any) -> Any:
         """A container that listens on a TCP port, or only sleeps."""
-        command = ["sleep", "600"] if listen is None else ["python3", "-I", "-S", "-c", SERVER % listen]
-        # -S keeps site out; http.server needs nothing of it.
+        program = "import signal; signal.pause()" if listen is None else SERVER % listen
         container = self.engine.containers.create(
             self.base_image,
-            command,
+            ["python3", "-I", "-S", "-c", program],  # without site: it starts in half the time
             name=f"{self.id}-{name}",
             labels={"vf.test": self.id, **labels},
-            init=True,
             detach=True,
             **options,
         )
@@ -146,7 +145,7 @@ class Lab:
         volumes = {SOCKET: {"bind": SOCKET, "mode": "ro"}}
         command = [
             "--api.insecure=true",
-            "--log.level=DEBUG",
+            "--log.format=json",
             "--entrypoints.web.address=:80",
             "--providers.docker.exposedbydefault=false",
             f"--providers.docker.constraints=Label(`vf.test`,`{self.id}`)",
@@ -171,14 +170,17 @@ class Lab:
         return Traefik(container)
 
     def close(self) -> None:
-        left = []
-        for container in reversed(self.made):
+        left: list[str] = []
+
+        def remove(container: Any) -> None:
             try:
                 container.remove(force=True, v=True)
             except docker.errors.NotFound:
-                continue
+                pass
             except docker.errors.APIError as error:
                 left.append(str(error))
+
+        self.run_all([functools.partial(remove, container) for container in self.made])
         for network in self.networks:
             try:
                 network.remove()
