@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import email.message
-import http.client
 import json
 import os
 import re
@@ -228,7 +227,7 @@ def test_check_mode_on_a_host_without_any_of_it_changes_nothing(site: Site) -> N
     [
         ({"traefik_dashboard_password": "admin-1", "traefik_admin_address": "0.0.0.0"}, "too weak"),
         ({"traefik_dashboard": "insecure", "traefik_admin_address": "0.0.0.0"}, "other hosts can reach"),
-        ({"traefik_read_timeout": "5 minutes"}, "no time"),
+        ({"traefik_read_timeout": "5 minutes"}, "is no time"),
         ({"traefik_middlewares": ["retyr"]}, "retyr"),
         ({"traefik_static_extra": {"entrypoint": {}}}, "would ignore"),
         ({"traefik_web_port": 8123, "traefik_admin_port": 8123}, "web and admin both want port 8123"),
