@@ -119,14 +119,12 @@ def fit(memory: Memory, policy: Policy, own: Own | None = None, display: str = "
     usable = max(0, memory.total_mib - memory.reserved_mib)
     # From ``free``, for what is not free cannot be had; ``used`` differs from this by 1 or 2 MiB of rounding.
     occupied = max(0, usable - memory.free_mib)
+    # Taking each unmeasured container at its full share keeps what runs, and counts no more beside it than
+    # fits in what is free now: (free + n shares - headroom) / share = n + (free - headroom) / share.
     own_mib = min(occupied, own.mib + own.unmeasured * policy.instance_mib)
     foreign = occupied - own_mib
     room = max(0, usable - foreign - headroom)
     by_memory = room // policy.instance_mib
-    if own.unmeasured:
-        # Their memory is an estimate, so whatever is to come beside them must fit in what is free now.
-        fits_beside = max(0, memory.free_mib - headroom) // policy.instance_mib
-        by_memory = min(by_memory, own.containers + fits_beside)
 
     cap = policy.class_of(memory.total_mib)
     limits = [(by_memory, f"memory: {by_memory}")]

@@ -299,7 +299,7 @@ gpus:
       mig_devices: []
 problems:
   description:
-    - What is wrong on the host, with the remedy. Each is a warning too, unless the module fails with it.
+    - What is wrong on the host, with the remedy. If the module succeeds, each is a warning too.
   returned: always
   type: list
   elements: dict
@@ -389,14 +389,14 @@ def main() -> None:
     if mistakes:
         fail(module, "; ".join(mistakes), Report(), Plan())
 
-    failure: Problem | None = None
+    message = ""
     try:
         report = (
             read(options["xml_file"]) if options["xml_file"] else query(command, options["timeout_seconds"])
         )
     except SmiError as error:
-        report, failure = error.report, error.problem
-    message = str(failure) if failure else ""
+        report, message = error.report, str(error.problem)
+        report.problems.insert(0, error.problem)
     try:
         report.cards = select(report.cards, options["gpus"])
     except NoSuchGpuError as error:

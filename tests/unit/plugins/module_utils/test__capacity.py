@@ -24,7 +24,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_o
     Process,
     parse,
 )
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from nvidia_smi_xml import Card, Host, Mig, query_xml
 from nvidia_smi_xml import Process as ProcessData
@@ -387,6 +387,8 @@ def test_select_names_what_is_missing_and_what_is_there() -> None:
 
 # --- for any figures ----------------------------------------------------------------------------------------
 
+# No deadline: these run beside other work, and it is the figures that count.
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 mib = st.integers(0, 300_000)
 sizes = st.integers(1, 100_000)
 
@@ -413,6 +415,7 @@ policies = st.builds(
 )
 
 
+@steady
 @given(st.data(), memories(), policies)
 def test_capacity_never_exceeds_memory(data: st.DataObject, memory: Memory, policy: Policy) -> None:
     found = fit(memory, policy, data.draw(owns(memory.used_mib)))
@@ -423,6 +426,7 @@ def test_capacity_never_exceeds_memory(data: st.DataObject, memory: Memory, poli
         assert taken + found.foreign_mib + memory.reserved_mib <= memory.total_mib
 
 
+@steady
 @given(memories(), policies, mib)
 def test_capacity_never_grows_with_foreign_memory(memory: Memory, policy: Policy, more: int) -> None:
     more = min(more, memory.free_mib)
@@ -430,6 +434,7 @@ def test_capacity_never_grows_with_foreign_memory(memory: Memory, policy: Policy
     assert fit(fuller, policy).capacity <= fit(memory, policy).capacity
 
 
+@steady
 @given(memories(22 * 1024, 25 * 1024), sizes, st.integers(0, 4096), st.none() | st.integers(0, 99))
 def test_a_card_of_22_to_25_gib_never_gets_more_than_two(
     memory: Memory, instance: int, headroom: int, max_per_gpu: int | None
@@ -450,6 +455,7 @@ def started(before: Memory, policy: Policy, shares: list[int]) -> tuple[int, int
     return first, used, after
 
 
+@steady
 @given(memories(), policies, percents)
 def test_second_run_decides_as_the_first(before: Memory, policy: Policy, shares: list[int]) -> None:
     first, used, after = started(before, policy, shares)
@@ -458,6 +464,7 @@ def test_second_run_decides_as_the_first(before: Memory, policy: Policy, shares:
     assert again.foreign_mib == fit(before, policy).foreign_mib
 
 
+@steady
 @given(memories(), policies, percents)
 def test_second_run_without_figures_keeps_what_runs(
     before: Memory, policy: Policy, shares: list[int]
@@ -470,6 +477,7 @@ def test_second_run_without_figures_keeps_what_runs(
     assert more == 0 or more * policy.instance_mib + policy.headroom_mib <= after.free_mib
 
 
+@steady
 @given(memories(), st.integers(1, 5), st.integers(2000, 20_000))
 def test_slots_are_numbered_per_device_and_match_the_capacity(
     memory: Memory, count: int, instance: int

@@ -196,6 +196,11 @@ def test_entities_are_never_expanded() -> None:
         ("", 3, "not available", "gpus"),
         ("", 4, "no permission", "become"),
         ("", 8, "power cable", "Attach"),
+        ("", 9, "module is not loaded", "modprobe nvidia"),
+        ("", 12, "libnvidia-ml.so.1", "ldconfig"),
+        ("", 14, "infoROM", "figures are valid"),
+        ("", 18, "different versions", "reload the module"),
+        ("", 127, "does not exist", "smi_command"),
         ("", 10, "interrupt", "firmware"),
         ("", 13, "older than nvidia-smi", "one driver version"),
         ("", 15, "lost", "Reboot"),
@@ -272,9 +277,9 @@ def test_hang_is_left_behind_and_the_others_are_asked(play: Play) -> None:
     hang = {"hang_seconds": 60, "ignore_signals": True}
     play(A, B, faults=[{"on": "query", **hang}, {"on": "GPU-a", **hang}])
     started = time.monotonic()
-    report = query([STAND_IN], 2)
-    assert time.monotonic() - started < 10
-    assert "no answer within 2 s" in report.cards[0].unknown
+    report = query([STAND_IN], 4)
+    assert time.monotonic() - started < 30  # 4 for all, then the list, then 4 for the one that hangs
+    assert "no answer within 4 s" in report.cards[0].unknown
     assert report.cards[1].memory is not None
 
 
@@ -283,7 +288,7 @@ def test_hang_of_all_is_an_error_in_time(play: Play) -> None:
     started = time.monotonic()
     with pytest.raises(SmiError, match=r"no answer within 1 s.*persistence"):
         query([STAND_IN], 1)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 20
 
 
 def test_hang_of_a_child_that_keeps_the_pipe_open(tmp_path: Path) -> None:
@@ -293,7 +298,7 @@ def test_hang_of_a_child_that_keeps_the_pipe_open(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(SmiError, match="no answer"):
         query([str(script)], 1)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 20
 
 
 def test_cut_off_output_is_asked_again_card_by_card(play: Play) -> None:

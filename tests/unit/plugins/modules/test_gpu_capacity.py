@@ -197,6 +197,7 @@ def test_every_exit_code_fails_with_words_code_and_remedy(
     assert stdout in result["msg"]
     assert f"(exit code {code})" in result["msg"]
     assert (result["gpus"], result["summary"]) == ([], "no cards")
+    assert result["msg"] == "{message}. {remedy}".format(**result["problems"][0])
 
 
 def test_inforom_warning_after_good_output_is_only_a_warning(run: Run, play: Play) -> None:
