@@ -45,12 +45,8 @@ class Surroundings:
 def check_containers(containers: Containers, have: Snapshot, around: Surroundings) -> list[Check]:
     """Checks of each container, then of what several of them define together."""
     checks = [each for reading in containers.served for each in _container(reading, containers, have, around)]
-    for kind, items in (
-        ("router", have.routers),
-        ("service", have.services),
-        ("middleware", have.middlewares),
-    ):
-        checks += _shared(kind, {str(item.get("name")) for item in items}, containers)
+    for kind in ("router", "service", "middleware"):
+        checks += _shared(kind, have, containers)
     return checks + _services(containers, have)
 
 
@@ -145,7 +141,7 @@ def _port(name: str, reading: Reading, service: str, have: Snapshot, around: Sur
 
 def _router(name: str, router: str, reading: Reading, containers: Containers, have: Snapshot) -> Check:
     qualified = f"{router}@docker"
-    found = next((item for item in have.routers if item.get("name") == qualified), None)
+    found = have.named("router", qualified)
     if not found:
         if router in reading.unlinked:
             cause = reading.unlinked[router]
@@ -163,7 +159,7 @@ def _router(name: str, router: str, reading: Reading, containers: Containers, ha
     return Check(f"{name}: router {qualified}", worst.ok, worst.found, "enabled", worst.remedy)
 
 
-def _shared(kind: str, served: set[str], containers: Containers) -> list[Check]:
+def _shared(kind: str, have: Snapshot, containers: Containers) -> list[Check]:
     """A name that several containers define must have the same options on each of them."""
     checks = []
     for name in containers.names(f"{kind}s"):
@@ -173,7 +169,7 @@ def _shared(kind: str, served: set[str], containers: Containers) -> list[Check]:
         differences = containers.differences(f"{kind}s", name)
         # An option that one container states and another leaves at the same default is no difference to
         # Traefik, so what it serves decides.
-        differ = bool(differences) and f"{name}@docker" not in served
+        differ = bool(differences) and not have.named(kind, f"{name}@docker")
         found = f"Traefik deleted it for all: {'; '.join(differences)}" if differ else ", ".join(makers)
         what = f"{kind} {name}@docker: the same on every container"
         checks.append(check(what, not differ, found, "the same options", same_options(f"{kind}s")))
@@ -188,7 +184,7 @@ def _services(containers: Containers, have: Snapshot) -> list[Check]:
         if not readings:
             continue
         name = f"{service}@docker"
-        item = next((item for item in have.services if item.get("name") == name), None)
+        item = have.named("service", name)
         if not item:
             checks.append(missing("service", name, have.services, containers))
             continue
@@ -238,7 +234,7 @@ def _address(reading: Reading, service: str, have: Snapshot) -> Address | None:
         return None
     if container.host_network or reading.url(service) or not port:
         return None
-    item = next((item for item in have.services if item.get("name") == f"{service}@docker"), {})
+    item = have.named("service", f"{service}@docker") or {}
     listed = [_host(url) for url in server_urls(item)]
     own = [address for address in container.networks.values() if address]
     network = container.networks.get(reading.network(), "")

@@ -12,6 +12,7 @@ import base64
 import json
 import typing as t
 from dataclasses import dataclass, field
+from functools import cached_property
 
 try:
     import requests
@@ -56,6 +57,15 @@ class Snapshot:
     middlewares: list[Item] = field(default_factory=list)
     # None: this Traefik does not list its certificates (before 3.7).
     certificates: list[Item] | None = None
+
+    @cached_property
+    def _index(self) -> dict[str, dict[str, Item]]:
+        kinds = {"router": self.routers, "service": self.services, "middleware": self.middlewares}
+        return {kind: {str(item.get("name")): item for item in items} for kind, items in kinds.items()}
+
+    def named(self, kind: str, name: str) -> Item | None:
+        """The router, service or middleware of this name, which includes the provider."""
+        return self._index[kind].get(name)
 
 
 class TraefikApi:

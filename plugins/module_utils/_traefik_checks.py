@@ -160,7 +160,7 @@ def _middleware(
     want: Expectations, item: Options, have: Snapshot, containers: Containers | None
 ) -> list[Check]:
     name = want.qualified(item["name"])
-    found = _named(name, have.middlewares)
+    found = have.named("middleware", name)
     if not found:
         return [missing("middleware", name, have.middlewares, containers)]
     checks = [status_check("middleware", found, "enabled", containers)]
@@ -173,7 +173,7 @@ def _middleware(
 
 def _service(want: Expectations, item: Options, have: Snapshot, containers: Containers | None) -> list[Check]:
     name = want.qualified(item["name"])
-    found = _named(name, have.services)
+    found = have.named("service", name)
     if not found:
         return [missing("service", name, have.services, containers)]
     checks = [status_check("service", found, item.get("status") or "enabled", containers)]
@@ -237,7 +237,7 @@ def all_up(name: str, service: Item) -> Check:
 
 def _router(want: Expectations, item: Options, have: Snapshot, containers: Containers | None) -> list[Check]:
     name = want.qualified(item["name"])
-    found = _named(name, have.routers)
+    found = have.named("router", name)
     if not found:
         return [missing("router", name, have.routers, containers)]
     # An entry point with TLS of its own takes the router over as a second one, "<entry point>-<router>".
@@ -275,8 +275,8 @@ def _router(want: Expectations, item: Options, have: Snapshot, containers: Conta
 
 def tls_twins(name: str, have: Snapshot) -> list[Item]:
     """The routers that Traefik derives from one for entry points with TLS."""
-    points = {f"{point.get('name')}-{name}" for point in have.entrypoints}
-    return [item for item in have.routers if item.get("name") in points]
+    twins = (have.named("router", f"{point.get('name')}-{name}") for point in have.entrypoints)
+    return [twin for twin in twins if twin]
 
 
 def _own_middlewares(router: Item, have: Snapshot) -> list[str]:
@@ -323,10 +323,6 @@ def _unwanted(want: Expectations, have: Snapshot, containers: Containers | None)
         )
     what = f"unwanted routers of provider {want.provider}" if want.provider else "unwanted routers"
     return checks or [Check(what, True, "none", "none")]
-
-
-def _named(name: str, items: t.Iterable[Item]) -> Item | None:
-    return next((item for item in items if item.get("name") == name), None)
 
 
 def _with_provider(name: str, router: str) -> str:

@@ -57,21 +57,25 @@ def milliseconds(verifier: Verifier) -> float:
 
 
 def main() -> None:
+    image = os.environ.get("VOICEFLEET_TRAEFIK_IMAGE")
+    if not image:
+        sys.exit("set VOICEFLEET_TRAEFIK_IMAGE to an image of Traefik on this engine")
     routers = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     engine = docker.from_env()
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         (Path(directory) / "routers.yml").write_text(dynamic(routers), encoding="utf-8")
         traefik = engine.containers.run(
-            os.environ["VOICEFLEET_TRAEFIK_IMAGE"],
+            image,
             ["--api.insecure=true", "--entrypoints.web.address=:80", "--providers.file.directory=/dynamic"],
             detach=True,
             volumes={directory: {"bind": "/dynamic", "mode": "ro"}},
-            ports={"8080/tcp": ("127.0.0.1", None)},
+            ports={"8080/tcp": ("127.0.0.1", 0)},
         )
         try:
             traefik.reload()
-            url = f"http://127.0.0.1:{traefik.ports['8080/tcp'][0]['HostPort']}"
+            bound = traefik.ports["8080/tcp"] or []
+            url = f"http://127.0.0.1:{bound[0]['HostPort']}"
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline:
                 try:

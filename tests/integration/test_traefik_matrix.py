@@ -305,9 +305,7 @@ ROWS = [
     Row(
         "wrong-port",
         [{SERVICE + "server.port": "81"}],
-        {
-            "container {c}: port 81 of service {n}": r"nothing listens on .*:81; .*502 \(.*exposes 80\).* to 80"
-        },
+        {"container {c}: port 81 of service {n}": r"nothing listens on .*:81;.*502 .*exposes 80\).* to 80"},
         options={"ports": {"80/tcp": None}},
     ),
     Row(
@@ -322,7 +320,7 @@ ROWS = [
     Row(
         "absent-network",
         [{"traefik.docker.network": "absent"}],
-        {"container {c}: network": 'names absent, which is none of .*bridge.*takes any.*to "bridge"'},
+        {"container {c}: network": 'names absent, which is none of .*bridge.*any.*to "bridge"'},
     ),
     Row(
         "foreign-network",
