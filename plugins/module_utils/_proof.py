@@ -26,7 +26,7 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Service:
-    """A service whose replicas are looked at. An empty path is not asked, None is not compared."""
+    """A service whose replicas are looked at. An empty path is not asked, an empty revision is the label's."""
 
     name: str
     port: int
@@ -35,7 +35,7 @@ class Service:
     version_path: str
     revision_key: str = "revision"
     digest_key: str = "weights_digest"
-    replicas: int | None = None
+    replicas: int | None = None  # None: not compared
     revision: str | None = None
 
 
@@ -264,7 +264,7 @@ def _health(service: Service, replica: Replica, answer: Answer | None) -> Check:
 
 def _version(service: Service, replica: Replica, answer: Answer | None) -> Check:
     name = f"{replica.name}: version"
-    wanted = replica.labelled_revision if service.revision is None else service.revision
+    wanted = service.revision or replica.labelled_revision
     remedy = "Run site.yml: it replaces replicas that are out of date, one at a time."
     if answer is None or answer.status != 200:
         found = (
