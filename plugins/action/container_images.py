@@ -13,6 +13,7 @@ import os
 import tarfile
 import tempfile
 import typing as t
+from dataclasses import dataclass
 from pathlib import Path
 
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -20,6 +21,12 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._image_build import (
     check_archive,
     sha256_of,
+)
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._image_recipe import (
+    WHEELS,
+    RecipeError,
+    files_to_copy,
+    parse_recipe,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._images import (
     ARGUMENT_SPEC,
@@ -31,6 +38,30 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._images impor
 )
 
 MODULE = "voicefleet.cosyvoice.container_images"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of an image on the controller, and the text of its Dockerfile."""
+
+    path: Path
+    dockerfile: str
+
+    def files(self) -> list[Path]:
+        """All that goes into the image or decides what does."""
+        recipe = parse_recipe(self.dockerfile, f"Dockerfile in {self.path}")
+        requirements = [self.path / "requirements.txt"] if recipe.uses(WHEELS) else []
+        return [*files_to_copy(recipe, self.path), *(file for file in requirements if file.is_file())]
+
+    def describe(self) -> dict[str, str]:
+        """What decides whether the image must be built again: names, modes and content of its files."""
+        digest = hashlib.sha256()
+        for file in self.files():
+            executable = os.access(file, os.X_OK)
+            digest.update(f"{file.relative_to(self.path)} {executable} {sha256_of(file)}\n".encode())
+        requirements = self.path / "requirements.txt"
+        locked = lock_state(requirements.read_text("utf-8")) if requirements.is_file() else NO_REQUIREMENTS
+        return {"dockerfile": self.dockerfile, "digest": digest.hexdigest(), "requirements": locked}
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
@@ -47,7 +78,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 return self._export(arguments, task_vars)
             if state in ("present", "planned"):
                 return self._bring(arguments, task_vars)
-        except ImagesError as error:
+        except (ImagesError, RecipeError) as error:
             raise AnsibleActionFail(str(error)) from error
         return self._module(arguments, task_vars)
 
@@ -57,7 +88,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
 
     def _bring(self, arguments: dict[str, t.Any], task_vars: t.Any) -> dict[str, t.Any]:
         folders = self._folders(arguments)
-        arguments["folders"] = {name: _describe(path) for name, path in folders.items()}
+        arguments["folders"] = {name: folder.describe() for name, folder in folders.items()}
         images = parse_images(
             arguments["images"],
             arguments["sources"],
@@ -86,18 +117,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             arguments["folders_archive"] = self._send(packed)
         return self._module(arguments, task_vars)
 
-    def _folders(self, arguments: dict[str, t.Any]) -> dict[str, Path]:
-        """Where the folders of images that may be built are; those of other sources need none."""
+    def _folders(self, arguments: dict[str, t.Any]) -> dict[str, Folder]:
+        """The folders of images that may be built; those of other sources need none."""
         found = {}
         for name, definition in arguments["images"].items():
             if (arguments["sources"].get(name) or {}).get("source", "build") != "build":
                 continue
+            definition = definition or {}
             try:
-                place = Path(self._find_needle("files", (definition or {}).get("folder") or name))
+                place = Path(self._find_needle("files", definition.get("folder") or name))
             except AnsibleError:
                 continue  # Told as a missing folder, and only if the image is wanted.
-            if (place / "Dockerfile").is_file():
-                found[name] = place
+            dockerfile = place / (definition.get("dockerfile") or "Dockerfile")
+            if dockerfile.is_file():
+                found[name] = Folder(place, dockerfile.read_text("utf-8"))
         return found
 
     def _local_archive(self, image: Image) -> Path:
@@ -146,28 +179,7 @@ def _is_sent(image: Image) -> bool:
     return image.source == "archive" and not image.remote_src
 
 
-def _files(folder: Path) -> t.Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
-            yield path
-
-
-def _describe(folder: Path) -> dict[str, str]:
-    """What decides whether an image must be built again: names, modes and content of its files."""
-    digest = hashlib.sha256()
-    for path in _files(folder):
-        executable = os.access(path, os.X_OK)
-        digest.update(f"{path.relative_to(folder)} {executable} {sha256_of(path)}\n".encode())
-    requirements = folder / "requirements.txt"
-    locked = lock_state(requirements.read_text("utf-8")) if requirements.is_file() else NO_REQUIREMENTS
-    return {
-        "dockerfile": (folder / "Dockerfile").read_text(encoding="utf-8"),
-        "digest": digest.hexdigest(),
-        "requirements": locked,
-    }
-
-
-def _pack(folders: t.Mapping[str, Path], archive: Path) -> None:
+def _pack(folders: t.Mapping[str, Folder], archive: Path) -> None:
     """All folders in one file, owned by root and readable to all, whatever they are here."""
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -178,5 +190,5 @@ def _pack(folders: t.Mapping[str, Path], archive: Path) -> None:
 
     with tarfile.open(archive, "w:gz", compresslevel=1) as stream:
         for name, folder in folders.items():
-            for path in _files(folder):
-                stream.add(path, f"{name}/{path.relative_to(folder)}", filter=plain)
+            for file in folder.files():
+                stream.add(file, f"{name}/{file.relative_to(folder.path)}", filter=plain)

@@ -21,9 +21,12 @@ from pathlib import Path
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._image_recipe import (
     FOLDER,
+    NOT_IN_IMAGES,
     ROOTFS,
     WHEELS,
     Copy,
+    RecipeError,
+    matches,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._image_store import CHUNK_BYTES, Store
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._images import (
@@ -37,8 +40,6 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._tools import
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._wheels import install_wheels
 
 MIB = 1 << 20
-# Files of an image's folder that describe the image and are not in it.
-NOT_IN_IMAGES = ("Dockerfile", "requirements.*", "__pycache__", "*.pyc", ".*")
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def _stage(image: Image, host: Host, settings: Settings, work: Path) -> tuple[Pa
         install_wheels(settings.python, requirements, settings.cache / "wheels" / image.name, origins[WHEELS])
     for copy in image.recipe.copies:
         _place(image, copy, origins[copy.origin], tree)
-    if image.needs_wheels or _python_in(tree) == host.python:
+    if any(tree.rglob("*.py")):
         _compile(settings.python, tree)
     return tree, host.python if image.needs_wheels else ""
 
@@ -231,40 +232,25 @@ def _place(image: Image, copy: Copy, origin: Path, tree: Path) -> None:
     """Do one COPY as Docker does: a directory gives its content, a file itself. Files are linked."""
     destination = tree / copy.destination.lstrip("/")
     ignore = shutil.ignore_patterns(*NOT_IN_IMAGES) if copy.origin == FOLDER else None
-    for pattern in copy.sources:
-        relative = pattern.strip("/")
-        found = [origin] if relative in ("", ".") else sorted(origin.glob(relative))
-        if not found:
-            raise ImagesError(
-                f"Image {image.name}: COPY {pattern}: no such file in {copy.origin or 'its folder'}."
-            )
-        for source in found:
-            if source.is_dir():
-                shutil.copytree(
-                    source,
-                    destination,
-                    symlinks=True,
-                    ignore=ignore,
-                    copy_function=os.link,
-                    dirs_exist_ok=True,
-                )
-            elif copy.destination.endswith("/"):
-                destination.mkdir(parents=True, exist_ok=True)
-                os.link(source, destination / source.name)
-            else:
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                os.link(source, destination)
-
-
-def _python_in(tree: Path) -> str:
-    """`3.11` when the tree has that Python, empty when none."""
-    link = tree / "usr/bin/python3"
-    return os.readlink(link).partition("python")[2] if link.is_symlink() else ""
+    try:
+        sources = matches(copy, origin)
+    except RecipeError as error:
+        raise ImagesError(f"Image {image.name}: {error}") from error
+    for source in sources:
+        if source.is_dir():
+            shutil.copytree(source, destination, True, ignore, os.link, dirs_exist_ok=True)
+        elif copy.destination.endswith("/"):
+            destination.mkdir(parents=True, exist_ok=True)
+            os.link(source, destination / source.name)
+        else:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, destination)
 
 
 def _compile(python: str, tree: Path) -> None:
     """Compile all Python in the tree once, for containers that cannot write it down.
 
+    Byte code is named after the Python it is for; another one in the image would just not look at it.
     Measured for http.client, json and urllib.request: 0.33 s to import without, 0.20 s with it.
     """
     try:

@@ -12,9 +12,11 @@ The files stay good Dockerfiles: `docker buildx build --build-context rootfs=DIR
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import typing as t
 from dataclasses import dataclass
+from pathlib import Path
 
 # The engine accepts these for `docker import --change` and `docker commit --change`.
 CHANGES = (
@@ -23,6 +25,8 @@ CHANGES = (
 ROOTFS = "rootfs"
 WHEELS = "wheels"
 FOLDER = ""
+# Files of an image's folder that describe the image and are not in it.
+NOT_IN_IMAGES = ("Dockerfile*", "requirements.*", "__pycache__", "*.pyc", ".*")
 
 
 class RecipeError(Exception):
@@ -81,6 +85,36 @@ def parse_recipe(text: str, where: str) -> Recipe:
     if not begun:
         raise RecipeError(f"{where}: it has no FROM.")
     return Recipe(parent, tuple(copies), tuple(changes))
+
+
+def files_to_copy(recipe: Recipe, folder: Path) -> list[Path]:
+    """The files below `folder` that end up in the image, sorted."""
+    found: set[Path] = set()
+    for copy in recipe.copies:
+        if copy.origin == FOLDER:
+            for source in matches(copy, folder):
+                found.update(path for path in [source, *source.rglob("*")] if path.is_file())
+    return sorted(
+        path
+        for path in found
+        if not any(
+            fnmatch.fnmatch(part, pattern)
+            for part in path.relative_to(folder).parts
+            for pattern in NOT_IN_IMAGES
+        )
+    )
+
+
+def matches(copy: Copy, origin: Path) -> list[Path]:
+    """What the sources of one COPY are below `origin`; raises RecipeError for one that is not there."""
+    found: list[Path] = []
+    for source in copy.sources:
+        relative = source.strip("/")
+        these = [origin] if relative in ("", ".") else sorted(origin.glob(relative))
+        if not these:
+            raise RecipeError(f"COPY {source}: there is no such file in {copy.origin or origin}.")
+        found += these
+    return found
 
 
 def _logical_lines(text: str) -> t.Iterator[tuple[int, str]]:

@@ -124,12 +124,16 @@ class Store:
                     raise ImagesError(f"Image {target.image.name}: the engine refused it: {answer['error']}")
             return
         labels = {LABEL_MANAGED: "true", LABEL_ROLE: "build"}
-        container = self._api.create_container(parent, command=["unused"], labels=labels)["Id"]
+        config = self._api.inspect_image(parent).get("Config") or {}
+        # What a container is made with stays in its image: the parent's own command, unless it has none.
+        command = None if config.get("Cmd") or config.get("Entrypoint") else ["/"]
+        container = self._api.create_container(parent, command=command, labels=labels)["Id"]
         try:
             if python:
                 self._check_python(target, container, parent, python)
             self._api.put_archive(container, "/", _tar(tree))
-            self._api.commit(container, repository=repository, tag=tag, changes=changes)
+            note = f"Files of {target.image.name}"
+            self._api.commit(container, repository=repository, tag=tag, changes=changes, message=note)
         finally:
             self._api.remove_container(container, force=True, v=True)
 

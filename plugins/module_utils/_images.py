@@ -54,7 +54,7 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "docker_host": {"type": "str", "default": "unix:///var/run/docker.sock"},
 }
 
-_DEFINITION_KEYS = ("folder", "packages")
+_DEFINITION_KEYS = ("folder", "dockerfile", "packages")
 _SOURCE_KEYS: dict[str, tuple[str, ...]] = {
     "build": (),
     "registry": ("reference",),
@@ -128,8 +128,8 @@ def parse_images(
 ) -> list[Image]:
     """The wanted images and what they are built from, parents first.
 
-    `folders` holds, for each image that may be built, `dockerfile` (its text), `digest` (of all its files)
-    and `requirements` (`none`, `locked`, or the name of one without a hash). Raises ImagesError.
+    `folders` holds, for each image that may be built, `dockerfile` (its text), `digest` (of the files it
+    uses) and `requirements` (`none`, `locked`, or the name of one without a hash). Raises ImagesError.
     """
     for name in definitions:
         if not re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", name):
@@ -244,7 +244,11 @@ def _build(
     name: str, kind: str, definition: t.Mapping[str, t.Any], folder: t.Mapping[str, str] | None
 ) -> Image:
     if folder is None:
-        raise ImagesError(f"Image {name}: source 'build' needs a folder with a Dockerfile; none was found.")
+        raise ImagesError(
+            f"Image {name}: source 'build' needs a folder with a Dockerfile; none was found."
+            f" The folder is {(definition.get('folder') or name)!r}, the file in it "
+            f"{(definition.get('dockerfile') or 'Dockerfile')!r}."
+        )
     try:
         recipe = parse_recipe(folder["dockerfile"], f"Dockerfile of image {name}")
     except RecipeError as error:

@@ -30,10 +30,12 @@ options:
     default: present
   images:
     description:
-      - The images there are, by name, each a dictionary of C(folder) and C(packages), both optional.
+      - The images there are, by name, each a dictionary of C(folder), C(dockerfile) and C(packages), all
+        optional.
       - C(folder) has the C(Dockerfile) and all files of the image. It is searched like the C(src) of a copy
         task, in the C(files) directories of the role and of the roles that included it, and is the name of
-        the image unless given.
+        the image unless given. C(dockerfile) is the name of a file in it, C(Dockerfile) unless given; several
+        images can share a folder.
       - The C(Dockerfile) may use C(FROM scratch) or C(FROM) the name of another image here, C(COPY), and what
         only describes an image (C(CMD), C(ENTRYPOINT), C(ENV), C(EXPOSE), C(HEALTHCHECK), C(LABEL),
         C(STOPSIGNAL), C(USER), C(VOLUME), C(WORKDIR)). Nothing is run.
