@@ -11,7 +11,6 @@ import time
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _probe
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._certificate_checks import (
     check_certificates,
 )
@@ -22,6 +21,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._container_ch
     check_containers,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._docker_provider import Containers
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._probe import Request, ask, judge
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_api import (
     ApiError,
     Item,
@@ -109,7 +109,7 @@ class Verifier:
         api: TraefikApi,
         want: Expectations,
         engine: Engine | None = None,
-        probes: t.Sequence[_probe.Request] = (),
+        probes: t.Sequence[Request] = (),
         clock: t.Callable[[], float] = time.monotonic,
         sleep: t.Callable[[float], None] = time.sleep,
     ) -> None:
@@ -142,9 +142,7 @@ class Verifier:
             late = now >= deadline or (final_since is not None and now - final_since >= FINAL_AFTER_SECONDS)
             if self.probes and result.snapshot and (result.ok or late):
                 # They cost the service work, so they come when all else is right, or is given up.
-                result.checks.extend(
-                    each for probe in self.probes for each in _probe.judge(probe, _probe.ask(probe))
-                )
+                result.checks.extend(each for probe in self.probes for each in judge(probe, ask(probe)))
             if result.ok or late:
                 break
             self.sleep(max(0.0, min(pause, interval_seconds, deadline - now)))
