@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import wave
 from typing import Any
 
 import pytest
@@ -26,6 +28,12 @@ def test_every_format(hum: InProcess, name: str) -> None:
     assert len(samples) / rate == pytest.approx(2 * SENTENCE_SECONDS, abs=0.08)
     assert answer.headers["x-sample-rate"] == "24000"
     assert "content-length" not in answer.headers
+
+
+def test_the_wav_of_one_sentence_knows_its_length(hum: InProcess) -> None:
+    answer = speak(hum, input="Hello.", response_format="wav")
+    with wave.open(io.BytesIO(answer.content)) as file:
+        assert file.getnframes() == pytest.approx(SENTENCE_SECONDS * 24000, abs=2)
 
 
 def test_the_default_is_mp3_as_openai_has_it(hum: InProcess) -> None:

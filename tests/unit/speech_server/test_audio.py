@@ -18,7 +18,7 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
     """Samples (n,) in -1..1, and their rate."""
     if name == "pcm":
         return np.frombuffer(data, "<i2").astype(np.float32) / 32768, SAMPLE_RATE_HZ
-    container = av.open(io.BytesIO(data))
+    container = av.open(io.BytesIO(data), "r")
     to_float = av.AudioResampler(format="flt", layout="mono")
     frames = [part for frame in [*container.decode(audio=0), None] for part in to_float.resample(frame)]
     return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]), frames[0].sample_rate

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -25,6 +26,10 @@ def idle(live: Live) -> bool:
     )
 
 
+def taken(live: Live, count: int) -> bool:
+    return live.server.admission.in_flight + live.server.admission.queued == count
+
+
 def collect(answer: httpx.Response, into: list[bytes]) -> None:
     for part in answer.iter_raw():
         into.append(part)  # noqa: PERF402 - what came before the connection broke off must be kept
@@ -36,9 +41,7 @@ def test_above_the_queue_callers_are_refused_before_any_work(start: Start) -> No
         served = []
         for number in range(3):
             served.append(pool.submit(live.speak, client, f"Step {number}."))
-            eventually(
-                lambda wanted=number: live.server.admission.in_flight + live.server.admission.queued > wanted
-            )
+            eventually(partial(taken, live, number + 1))
         assert (live.metric("in_flight"), live.metric("queued")) == (1, 2)
         refused = live.speak(client, "One too many.")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
