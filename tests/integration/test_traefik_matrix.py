@@ -474,10 +474,10 @@ def test_traefik_drops_what_we_say_it_drops_and_nothing_else(traefik: Any, lab: 
     logged = set()
     for line in traefik.container.logs().decode().splitlines():
         entry = json.loads(line)
-        skipped = re.fullmatch(r"Skip container (.+)", entry["message"])
+        skipped = re.fullmatch(r"Skip container (.+)", entry.get("message", ""))
         if skipped:
             logged.add(skipped[1])
-        elif entry["level"] == "error" and "container" in entry:
+        elif entry.get("level") == "error" and "container" in entry:
             logged.add(re.sub(r"-[0-9a-f]{64}$", "", entry["container"]))
     assert logged == predicted
     assert len(predicted) > 10

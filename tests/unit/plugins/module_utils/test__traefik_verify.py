@@ -72,8 +72,10 @@ def test_a_timeout_of_nothing_looks_once() -> None:
 
 
 def test_a_restart_is_survived() -> None:
-    again = Snapshot("3.7.15", "t2", ["docker"], routers=[ROUTER])
-    scene = Scene(lambda now: EMPTY if now < 2 else REFUSED if now < 8 else again)
+    """It comes back, and has its routers a moment later."""
+    back = Snapshot("3.7.15", "t2", ["docker"])
+    ready = Snapshot("3.7.15", "t2", ["docker"], routers=[ROUTER])
+    scene = Scene(lambda now: EMPTY if now < 2 else REFUSED if now < 6 else back if now < 8 else ready)
     result = scene.verifier().wait(30, 1)
     assert result.ok
     assert "restarted meanwhile (t2)" in result.checks[0].found
