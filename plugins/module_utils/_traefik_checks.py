@@ -16,6 +16,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._checks impor
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._docker_provider import Cause, Containers
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine import version_tuple
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_api import Item, Snapshot
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_keys import TRAEFIK_VERSION
 
 Options = t.Mapping[str, t.Any]
 
@@ -119,6 +120,12 @@ def missing(kind: str, name: str, have: t.Iterable[Item], containers: Containers
         elif provider == "file":
             remedy = (
                 "define it in a file of the file provider's directory; one bad file there stops all of them"
+            )
+        elif provider == "docker" and containers and containers.serving(f"{kind}s", bare):
+            makers = ", ".join(reading.name for reading in containers.serving(f"{kind}s", bare))
+            remedy = (
+                f"{makers} defines it, with labels that Traefik {TRAEFIK_VERSION} reads: wait (Traefik follows the "
+                "engine within 2 s), else look for it in Traefik's log; an older Traefik does not know every label"
             )
         elif provider == "docker" and containers:
             remedy = "no container has a label that defines it: start one, or correct the name"

@@ -302,6 +302,15 @@ def test_a_port_where_nothing_listens() -> None:
     assert of_containers(snapshot(), container(), connections={("172.18.0.2", 80): "open"}) == {}
 
 
+def test_a_router_that_its_container_defines_rightly() -> None:
+    """Not yet there, or a Traefik that is older than our list of keys: the remedy must not blame the labels."""
+    wrong = of_containers(snapshot(routers=[]), container())
+    assert list(wrong) == ["container tts-1: router tts@docker"]
+    remedy = wrong["container tts-1: router tts@docker"].remedy
+    assert "tts-1 defines it" in remedy
+    assert "an older Traefik does not know every label" in remedy
+
+
 def test_networks() -> None:
     two = {"web": "172.18.0.2", "db": "172.19.0.2"}
     wrong = of_containers(snapshot(), container(networks=two), traefik_networks=["web"])
