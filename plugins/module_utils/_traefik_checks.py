@@ -124,9 +124,9 @@ def missing(kind: str, name: str, have: t.Iterable[Item], containers: Containers
         elif provider == "docker" and containers and containers.serving(f"{kind}s", bare):
             makers = ", ".join(reading.name for reading in containers.serving(f"{kind}s", bare))
             remedy = (
-                f"{makers} defines it, with labels that Traefik {TRAEFIK_VERSION} reads: wait (Traefik follows "
-                "the engine within 2 s), else look for it in Traefik's log; an older Traefik does not know "
-                "every label"
+                f"{makers} defines it, with labels that Traefik {TRAEFIK_VERSION} reads: wait (Traefik "
+                "follows the engine within 2 s), else look for it in Traefik's log; an older Traefik does "
+                "not know every label"
             )
         elif provider == "docker" and containers:
             remedy = "no container has a label that defines it: start one, or correct the name"

@@ -303,7 +303,7 @@ def test_a_port_where_nothing_listens() -> None:
 
 
 def test_a_router_that_its_container_defines_rightly() -> None:
-    """Not yet there, or a Traefik that is older than our list of keys: the remedy must not blame the labels."""
+    """Not yet there, or unknown to an older Traefik: the remedy must not blame the labels."""
     wrong = of_containers(snapshot(routers=[]), container())
     assert list(wrong) == ["container tts-1: router tts@docker"]
     remedy = wrong["container tts-1: router tts@docker"].remedy
