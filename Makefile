@@ -17,7 +17,6 @@ help: ## Show what there is to do
 .PHONY: demo
 demo: $(BIN)/.run ## From this bare machine to speech through Traefik
 	$(BIN)/ansible-playbook $(DEMO) site.yml
-	@$(BIN)/ansible-playbook $(DEMO) playbooks/demo_goodbye.yml
 
 .PHONY: demo-destroy
 demo-destroy: $(BIN)/.run ## Take the demo down again
@@ -37,7 +36,7 @@ bench: $(BIN)/.dev ## Measure, while the demo is up
 
 .PHONY: images
 images: $(BIN)/.run ## Build the demo's images alone, as tests/integration needs them
-	$(BIN)/ansible-playbook $(DEMO) tests/integration/images.yml
+	$(BIN)/ansible-playbook $(DEMO) playbooks/images.yml
 
 .PHONY: docs
 docs: $(BIN)/.dev ## Write the roles' READMEs from their argument specifications
