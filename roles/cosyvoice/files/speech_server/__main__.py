@@ -37,22 +37,22 @@ class PoliteServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, server: Server):
         super().__init__(config)
         self._server = server
-        self._asked_at: float | None = None
+        self.asked_at: float | None = None
         self.cut_short = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: begin to end. Second: end now."""
-        if self._asked_at is None:
-            self._asked_at = time.monotonic()
+        if self.asked_at is None:
+            self.asked_at = time.monotonic()
             self._server.readiness.stopping = True
         else:
             self.cut_short = self.force_exit = self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second by uvicorn; true ends its main loop."""
-        if self._asked_at is not None:
+        if self.asked_at is not None:
             settings = self._server.settings
-            waited = time.monotonic() - self._asked_at
+            waited = time.monotonic() - self.asked_at
             idle = self._server.frame.active == 0
             if (waited >= settings.linger_seconds and idle) or waited >= _longest_request_seconds(settings):
                 self.should_exit = True

@@ -107,7 +107,7 @@ class Settings:
     drain_file: Path = Path("/run/voicefleet/drain")
     outputs_dir: Path = Path("/outputs")
     save_outputs: bool = False
-    voices_dir: Path = Path("/voices")
+    voices_dir: Path = Path("/voices")  # recordings, for engines that clone
     model_dir: Path | None = None  # none: what the engine ships
     log_texts: bool = False
 

@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""When the door closes after SIGTERM: decided ten times a second, looked at one decision at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+import uvicorn
+from conftest import WatchedProcess, settings_for
+from speech_server.__main__ import PoliteServer
+from speech_server.app import Server
+from speech_stand_in import StandIn
+
+
+@pytest.mark.parametrize(
+    ("linger_seconds", "waited_seconds", "in_hand", "closes"),
+    [
+        (3, 1, 0, False),  # idle, but somebody may not have noticed yet
+        (3, 4, 0, True),
+        (3, 4, 1, False),  # something is in hand, so what still comes is taken too
+        (3, 122, 1, False),
+        (3, 134, 1, True),  # longer than any request can take
+    ],
+)
+def test_the_door(
+    tmp_path: Path, linger_seconds: float, waited_seconds: float, in_hand: int, closes: bool
+) -> None:
+    settings = settings_for(tmp_path, linger_seconds=linger_seconds)
+    server = Server(settings, StandIn(settings), WatchedProcess())
+    polite = PoliteServer(uvicorn.Config(server.frame), server)
+    assert not asyncio.run(polite.on_tick(1))
+    polite.handle_exit(signal.SIGTERM, None)
+    assert server.readiness.stopping
+    assert polite.asked_at
+    polite.asked_at -= waited_seconds
+    server.frame.active = in_hand
+    assert asyncio.run(polite.on_tick(1)) == closes
