@@ -26,7 +26,7 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Service:
-    """A service whose replicas are looked at. An empty path is not asked, an empty revision is the label's."""
+    """A service to look at. An empty path is not asked; an empty revision is the label's."""
 
     name: str
     port: int

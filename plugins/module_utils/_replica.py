@@ -138,8 +138,8 @@ def start(client: DockerClient, container_id: str) -> None:
 def wait_healthy(client: DockerClient, container_id: str, timeout_seconds: float) -> float:
     """Wait until Docker calls the container healthy; answers the seconds it took.
 
-    A container that stops, starts over or turns unhealthy meanwhile is not waited for any longer. One that was
-    unhealthy before, because it was draining, is.
+    A container that stops, starts over or turns unhealthy meanwhile is not waited for any longer. One that
+    was unhealthy before, because it was draining, is.
     """
     started = time.monotonic()
     starting = False

@@ -80,7 +80,7 @@ options:
         description: How many replicas have to run. Not compared if not given.
         type: int
       revision:
-        description: The revision that every replica has to tell. The one its label has, if empty or not given.
+        description: The revision that every replica has to tell. The one its label has, if empty.
         type: str
   cards:
     description:
