@@ -170,29 +170,33 @@ class Store:
         Ours is what bears our name, or our label and no name at all (left by an interrupted run). An image
         that somebody built on ours inherits the label, but has a name of its own.
         """
-        from docker.errors import APIError
+        from docker.errors import APIError, ImageNotFound
 
         removed: list[str] = []
         kept: list[str] = []
         for image in self._api.images(all=False):
             ours = self._our_tags(image)
             tags = [tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"]
-            labelled = (image.get("Labels") or {}).get(LABEL_MANAGED) == "true"
+            digests = [name for name in image.get("RepoDigests") or [] if name != "<none>@<none>"]
             names = ours
-            if set(tags) == set(ours) and (ours or labelled):
-                # Nobody else has a name for it. By its id it goes with all its names and digests; without
-                # force the engine refuses to remove several names at once, so all but one go first.
-                names = [*ours[1:], str(image["Id"])]
+            if not tags and not digests and (image.get("Labels") or {}).get(LABEL_MANAGED) == "true":
+                names = [str(image["Id"])]
+            elif ours and set(ours) == set(tags):
+                # Nobody else has named it: what it was pulled as goes too, and with its last name the image.
+                names = [*ours, *digests]
             for name in names:
                 try:
                     if not check_mode:
                         self._api.remove_image(name)
-                    removed.append(ours[0] if ours and name == image["Id"] else name)
+                except ImageNotFound:
+                    continue  # Went with the name before.
                 except APIError as error:
                     if error.status_code != 409:
                         raise
-                    kept.append(ours[0] if ours else name)
-        return sorted(removed), sorted(set(kept))
+                    kept.append(name)
+                    continue
+                removed.append(name)
+        return sorted(removed), sorted(kept)
 
     def remove_leftovers(self) -> None:
         """Containers of interrupted builds; they were never started."""
