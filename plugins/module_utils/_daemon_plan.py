@@ -67,6 +67,7 @@ def plan_config(wish: ConfigWish, found_engine: Json, record: Json) -> Json:
     found, error = read_json(wish.path)
     plan: Json = {
         "path": wish.path,
+        "options": wish.options,
         "managed": managed,
         "reason": _reason(wish.manage, ours, there),
         "found": found,
@@ -97,11 +98,7 @@ def plan_config(wish: ConfigWish, found_engine: Json, record: Json) -> Json:
     if plan["write"] and wanted:
         plan["problems"] = [
             *_daemon_config.check_surroundings(wanted, found_engine["systemd"], found_engine["swarm"]),
-            *(
-                validate(wanted, found_engine["dockerd"], found_engine["version"])
-                if found_engine["dockerd"]
-                else _daemon_config.check_keys(wanted)
-            ),
+            *_check(wanted, found_engine["dockerd"], found_engine["version"]),
         ]
     return plan
 
@@ -114,6 +111,15 @@ def _reason(manage: str, ours: bool, there: bool) -> str:
     if there:
         return "the engine was there before this role, and docker_engine_manage_config is auto"
     return "this role installs the engine"
+
+
+def _check(wanted: Json, dockerd: str | None, version: str | None) -> list[str]:
+    by_name = _daemon_config.check_keys(wanted)
+    if not dockerd:
+        return by_name
+    said = validate(wanted, dockerd, version)
+    # The last word is dockerd's; it does not say which key was meant.
+    return [*said, *(line for line in by_name if "Did you mean" in line)] if said else []
 
 
 def validate(config: Json, dockerd: str, version: str | None) -> list[str]:
@@ -141,5 +147,5 @@ def validate(config: Json, dockerd: str, version: str | None) -> list[str]:
 
 
 def _last_line(text: str, file: str) -> str:
-    lines = text.strip().splitlines() or ["dockerd said nothing"]
-    return lines[-1].replace(f" with file {file}", "").replace(file, "daemon.json")
+    lines = text.strip().splitlines() or ["nothing"]
+    return f"dockerd says: {lines[-1].replace(f' with file {file}', '').replace(file, 'daemon.json')}."

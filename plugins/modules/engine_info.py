@@ -135,6 +135,7 @@ config:
   type: dict
   returned: always
   contains:
+    options: {description: What was asked for with O(config_options)., type: dict, returned: always}
     managed: {description: Whether it is ours to write., type: bool, returned: always}
     reason: {description: Why it is or is not., type: str, returned: always}
     found: {description: What it holds., type: dict, returned: always}
