@@ -83,6 +83,8 @@ def test_a_replica_too_few_or_too_many_is_counted() -> None:
 
 
 def test_what_an_interrupted_run_leaves_is_found() -> None:
+    stopped = failures([replica(1), replica(2, state="exited")])
+    assert stopped["tts: nothing left over"] == "tts-2 (exited)"
     aside = replica(2, name="tts-2-old", state="exited")
     assert failures([replica(1), replica(2), aside]) == {"tts: nothing left over": "tts-2-old (exited)"}
 
