@@ -58,6 +58,14 @@ def test_sigterm_when_idle_waits_for_the_linger_time_and_the_log_is_json(spawn: 
     assert {"ready", "request", "the engine failed"} <= {line["message"] for line in lines}
 
 
+def test_sigterm_while_the_model_is_being_loaded(spawn: Spawn) -> None:
+    """A thread inside a native library crashes an interpreter that ends in the usual way (exit code 139)."""
+    process = spawn(linger_seconds=0)
+    eventually(lambda: process.health() == (503, "loading"))
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.wait() == 0, process.log.read_text()
+
+
 def test_a_second_signal_ends_it_at_once(spawn: Spawn) -> None:
     process = spawn(stand_in=True, linger_seconds=60)
     process.wait_ready()

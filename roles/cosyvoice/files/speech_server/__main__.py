@@ -66,9 +66,10 @@ def _longest_request_seconds(settings: Settings) -> float:
 def main(make_engine: Callable[[Settings], Engine] = engines.make) -> int:
     """Serve until told to end; returns the exit code."""
     logs.configure()
+    process = Process()
     try:
         settings = Settings.from_environment(os.environ)
-        server = Server(settings, make_engine(settings), Process())
+        server = Server(settings, make_engine(settings), process)
     except SettingsError as error:
         for line in str(error).splitlines():
             _LOG.critical("wrong setting: %s", line)
@@ -87,7 +88,12 @@ def main(make_engine: Callable[[Settings], Engine] = engines.make) -> int:
     )
     polite = PoliteServer(config, server)
     polite.run()
-    return 1 if polite.cut_short else 0
+    code = 1 if polite.cut_short else 0
+    # Not by way of the interpreter's own end: an engine thread still inside a native library (loading,
+    # or at work for a caller who has left) would crash there, with exit code 139.
+    logging.shutdown()
+    process.exit(code)
+    return code
 
 
 if __name__ == "__main__":
