@@ -196,7 +196,7 @@ def test_images_run_hardened_and_hold_no_shell(engine: docker.DockerClient, buil
     for reference in built.refs.values():
         container = engine.containers.create(reference, entrypoint="/bin/sh")
         try:
-            with pytest.raises(docker.errors.APIError, match="/bin/sh.*no such file"):
+            with pytest.raises(docker.errors.APIError, match=r"/bin/sh.*no such file"):
                 container.start()
         finally:
             container.remove()
