@@ -109,7 +109,7 @@ engine:
     error: {description: Why it does not answer., type: str, returned: always}
     version: {description: Its version., type: str, returned: always}
     api_version: {description: The newest API it speaks., type: str, returned: always}
-    pid: {description: Its process, unless systemd opened its socket., type: int, returned: always}
+    pid: {description: 'Its process, unless systemd opened its socket.', type: int, returned: always}
     arguments: {description: The command line of that process., type: list, elements: str, returned: always}
     live_restore: {description: Whether containers outlive it., type: bool, returned: always}
     swarm: {description: Whether it is a member of a swarm., type: bool, returned: always}
