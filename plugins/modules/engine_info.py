@@ -118,13 +118,19 @@ engine:
     data_root_is_mount: {description: Whether that is a mount of its own., type: bool, returned: always}
     stale_pid_files: {description: Left over pid files., type: list, elements: str, returned: always}
 sdk:
-  description: The Docker SDK of this Python, RV(sdk.error) says why it cannot be used.
+  description: The Docker SDK of this Python.
   type: dict
   returned: always
+  contains:
+    installed: {description: Whether it can be imported., type: bool, returned: always}
+    error: {description: Why it cannot be used., type: str, returned: always}
 packages:
-  description: Names of the packages that are RV(packages.installed) and those that are RV(packages.missing).
+  description: The packages that were asked about.
   type: dict
   returned: always
+  contains:
+    installed: {description: Those that are there., type: list, elements: str, returned: always}
+    missing: {description: Those that are not., type: list, elements: str, returned: always}
 package_sources:
   description: The files that say where the host gets its packages.
   type: list
