@@ -130,7 +130,9 @@ for word; do last=$word; case $word in *.json) file=$word;; --validate) validate
 if grep -q nope "$file"; then
   echo "unable to configure the Docker daemon with file $file: directives don't match: nope" >&2; exit 1
 fi
-case $* in *--log-level*) if grep -q log-level "$file"; then echo "both as a flag and in the file" >&2; exit 1; fi;; esac
+case $* in *--log-level*)
+  if grep -q log-level "$file"; then echo "both as a flag and in the file" >&2; exit 1; fi;;
+esac
 if [ -n "$validate" ]; then echo "configuration OK"; exit 0; fi
 echo "unable to parse logging level: $last" >&2; exit 1
 """
