@@ -55,9 +55,12 @@ class Rotation:
 
     def servers(self) -> set[str]:
         """Their URLs; none when the service itself is gone, as it is with its last replica."""
-        self._connection.request("GET", "/api/http/services/cosyvoice@docker", headers=self._headers)
-        answer = self._connection.getresponse()
-        body = answer.read()
+        try:
+            self._connection.request("GET", "/api/http/services/cosyvoice@docker", headers=self._headers)
+            answer = self._connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            sys.exit(f"Traefik's API at {self._connection.host}:{self._connection.port}: {error}")
         if answer.status == 404:
             return set()
         if answer.status != 200:

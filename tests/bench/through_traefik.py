@@ -5,8 +5,8 @@
 Three ways to the same replicas: directly; through Traefik at its address on the bridge network, which is the
 proxy alone; and through Traefik's published port on loopback, as callers on this machine come, which passes
 Docker's own port forwarder as well. The ways take turns in small blocks, in changing order, so that whatever
-else the machine does hits all three. "more than direct" is the median over the turns of the difference
-between the blocks' medians, with its middle half: steadier than a difference of two columns.
+else the machine does hits all three. "first byte, more than direct" is the median, and in brackets the middle
+half, of the differences between the blocks' medians, turn by turn: steadier than to subtract two columns.
 
 Every caller keeps its connection. Directly, each caller has a replica of its own, the best that any load
 balancer could do.
@@ -68,8 +68,7 @@ class Way:
     connections: list[http.client.HTTPConnection]
     first_byte_ms: list[float] = field(default_factory=list)
     whole_ms: list[float] = field(default_factory=list)
-    block_first_byte_ms: list[float] = field(default_factory=list)  # medians; nan where all of a block failed
-    block_whole_ms: list[float] = field(default_factory=list)
+    block_medians_ms: list[float] = field(default_factory=list)  # of the first byte; nan where all failed
     failed: int = 0
     seconds: float = 0.0
 
@@ -104,8 +103,7 @@ def block(way: Way, load: Load, pool: ThreadPoolExecutor) -> None:
     first, whole = [one[0] for one in served], [one[1] for one in served]
     way.first_byte_ms += first
     way.whole_ms += whole
-    way.block_first_byte_ms.append(statistics.median(first) if first else float("nan"))
-    way.block_whole_ms.append(statistics.median(whole) if whole else float("nan"))
+    way.block_medians_ms.append(statistics.median(first) if first else float("nan"))
 
 
 def measure(load: Load, targets: dict[str, list[Target]], seconds: float) -> list[Way]:
@@ -155,12 +153,11 @@ def rows(load: Load, ways: list[Way]) -> list[str]:
     direct = ways[0]
     lines = [f"{load.name}, {load.callers} caller{'s' if load.callers > 1 else ''}"]
     for way in ways:
-        line = f"  {way.name:<28}{len(way.whole_ms):>6}{way.failed:>5} "
+        line = f"  {way.name:<16}{len(way.whole_ms):>6}{way.failed:>5} "
         line += percentiles(way.first_byte_ms) + " " + percentiles(way.whole_ms)
-        line += f"{len(way.whole_ms) / way.seconds if way.seconds else 0:>9.1f}"
+        line += f"{len(way.whole_ms) / way.seconds if way.seconds else 0:>8.1f}"
         if way is not direct:
-            line += f"  {more(way.block_first_byte_ms, direct.block_first_byte_ms):>25}"
-            line += f"  {more(way.block_whole_ms, direct.block_whole_ms):>25}"
+            line += f"  {more(way.block_medians_ms, direct.block_medians_ms):>25}"
         lines.append(line)
     return lines
 
@@ -180,7 +177,7 @@ def targets_of(found: Demo, url: str) -> dict[str, list[Target]]:
     return {
         "direct": [(address(replica), REPLICA_PORT) for replica in found.replicas],
         "Traefik": [(address(found.traefik), inside[0])],
-        "Traefik, published port": [(web.hostname, web.port)],
+        "published port": [(web.hostname, web.port)],
     }
 
 
@@ -199,14 +196,9 @@ def main() -> None:
     targets = targets_of(found, options.url)
     print(f"Requests to {len(found.replicas)} replicas, directly and through Traefik; {load_average()}.")
     print(f"Speech is {TEXT!r}. Times in ms; p99 of fewer than 100 requests is the slowest.\n")
-    print(
-        f"{'':<42}{'first byte':>24} {'whole request':>24}{'':>9}  {'more than direct, median (middle half)'}"
-    )
+    print(f"{'':<30}{'first byte':>24} {'whole request':>24}{'':>8}  {'first byte, more than':>25}")
     heads = "".join(f"{name:>8}" for name in ("p50", "p95", "p99"))
-    print(
-        f"{'':<30}{'served':>6}{'fail':>5} {heads} {heads}{'req/s':>9}"
-        f"  {'first byte':>25}  {'whole request':>25}"
-    )
+    print(f"{'':<18}{'served':>6}{'fail':>5} {heads} {heads}{'req/s':>8}  {'direct':>25}")
     shares = sum(load.share for load in LOADS)
     failed = 0
     for load in LOADS:
