@@ -52,8 +52,7 @@ def _image(engine: docker.DockerClient, name: str) -> str:
         return os.environ[variable]
     tags = [
         tag
-        for filters in ({"label": f"voicefleet.role={name}"}, {"reference": f"voicefleet/{name}:*"})
-        for image in engine.images.list(filters=filters)
+        for image in engine.images.list(filters={"reference": f"voicefleet/{name}:*"})
         for tag in image.tags
     ]
     if not tags:
