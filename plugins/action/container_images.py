@@ -79,7 +79,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             if state in ("present", "planned"):
                 return self._bring(arguments, task_vars)
         except (ImagesError, RecipeError) as error:
-            raise AnsibleActionFail(str(error)) from error
+            # Ansible would append the messages of all causes, which says the same thing again.
+            raise AnsibleActionFail(str(error)) from None
         return self._module(arguments, task_vars)
 
     def _module(self, arguments: dict[str, t.Any], task_vars: t.Any) -> dict[str, t.Any]:

@@ -8,9 +8,10 @@ should not. The wheels stay in a directory, which is also what a host without ne
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._tools import ToolError, run
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._tools import ToolError, redact, run
 
 _EXACTLY = (
     "--no-deps",
@@ -51,11 +52,17 @@ def install_wheels(python: str, requirements: Path, store: Path, target: Path) -
         _pip(python, "download", f"--dest={store}", f"--requirement={requirements}")
     except ToolError as error:
         raise ToolError(
-            "pip could not fetch the Python packages from the index this host is configured for "
-            f"(`{python} -m pip config list` shows it). Without a network, put the wheels into {store}. "
-            f"{error}"
+            f"pip could not fetch the Python packages from {_index(python)} (`{python} -m pip config list` "
+            f"shows this host's settings). Without a network, put the wheels into {store}. {error}"
         ) from error
     return install()
+
+
+def _index(python: str) -> str:
+    """Where pip looks for packages, as its settings have it: it names no index when it fails."""
+    settings = run([python, "-m", "pip", "config", "list"]).splitlines()
+    found = [line for line in settings if re.search(r"[.](extra-)?index-url=", line)]
+    return redact(", ".join(found)) or "its default index"
 
 
 def _pip(python: str, command: str, *arguments: str) -> None:
