@@ -71,7 +71,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec(ARGUMENT_SPEC)
+        _unused, arguments = self.validate_argument_spec(ARGUMENT_SPEC)
         state = arguments["state"]
         try:
             if state == "exported":

@@ -39,7 +39,7 @@ def installed_packages() -> set[str]:
     if which("dpkg-query"):
         lines = run("dpkg-query", "-W", "-f=${db:Status-Status} ${binary:Package}\n").stdout.splitlines()
         names = (line.partition(" ") for line in lines)
-        return {name.partition(":")[0] for status, _, name in names if status == "installed"}
+        return {name.partition(":")[0] for status, _unused, name in names if status == "installed"}
     if which("rpm"):
         return set(run("rpm", "-qa", "--qf", "%{NAME}\n").stdout.split())
     return set()

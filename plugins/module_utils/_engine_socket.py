@@ -78,7 +78,7 @@ def not_ours(path: str, label: str) -> list[str]:
     ):
         answer = get(path, what)
         for item in (answer[key] if key else answer) or []:
-            name, _, value = label.partition("=")
+            name, _unused, value = label.partition("=")
             if (item.get("Labels") or {}).get(name) != value:
                 shown = item.get("Name") or next(iter(item.get("Names") or item.get("RepoTags") or []), None)
                 found.append(f"{kind} {(shown or item['Id']).lstrip('/')}")

@@ -64,7 +64,7 @@ def read_host(python: str, suite: str | None) -> Host:
     release: dict[str, str] = {}
     with open("/etc/os-release", encoding="utf-8") as lines:
         for line in lines:
-            key, _, value = line.strip().partition("=")
+            key, _unused, value = line.strip().partition("=")
             release[key] = value.strip("\"'")
     version = ""
     if find_tool(python):

@@ -62,7 +62,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
     changes: list[str] = []
     for number, line in _logical_lines(text):
         place = f"{where}, line {number}"
-        instruction, _, rest = line.partition(" ")
+        instruction, _unused, rest = line.partition(" ")
         instruction, rest = instruction.upper(), rest.strip()
         if begun == (instruction == "FROM"):
             raise RecipeError(f"{place}: an image has exactly one FROM, and it comes first.")
@@ -138,7 +138,7 @@ def _parse_copy(rest: str, place: str) -> Copy:
     origin = FOLDER
     *words, destination = rest.split() or [""]
     while words and words[0].startswith("--"):
-        option, _, value = words.pop(0).partition("=")
+        option, _unused, value = words.pop(0).partition("=")
         if option != "--from" or value not in (ROOTFS, WHEELS):
             raise RecipeError(f"{place}: COPY knows only --from={ROOTFS} and --from={WHEELS}.")
         origin = value

@@ -67,10 +67,10 @@ class Store:
     def pull(self, target: Target) -> None:
         from docker.errors import DockerException
 
-        repository, _, digest = target.reference.partition("@")
+        repository, _unused, digest = target.reference.partition("@")
         tag = digest
         if not digest:
-            repository, _, tag = target.reference.rpartition(":")
+            repository, _unused, tag = target.reference.rpartition(":")
         try:
             self._api.pull(repository, tag=tag)
         except DockerException as error:
@@ -97,7 +97,7 @@ class Store:
                 f"Image {target.image.name}: {archive.name} holds {len(ids)} images "
                 f"({', '.join(loaded) or 'none'}), exactly one is wanted. Save them one by one."
             )
-        repository, _, tag = target.reference.rpartition(":")
+        repository, _unused, tag = target.reference.rpartition(":")
         self._tag(ids.pop(), repository, tag)
 
     def create(self, target: Target, tree: Path, parent: str | None, python: str) -> None:
@@ -106,7 +106,7 @@ class Store:
         `python` is the version (`X.Y`) that compiled modules in the tree are for, or empty. The name is given
         by the engine as the last step, so an interrupted run leaves no half image under it.
         """
-        repository, _, tag = target.reference.rpartition(":")
+        repository, _unused, tag = target.reference.rpartition(":")
         recipe = target.image.recipe
         if recipe is None:
             raise AssertionError(f"{target.image.name} is not built")
@@ -217,7 +217,7 @@ class Store:
 
         for path in ("/usr/local/bin/python3", "/usr/bin/python3"):
             try:
-                _, status = self._api.get_archive(container, path)
+                _unused, status = self._api.get_archive(container, path)
             except NotFound:
                 continue
             version = os.path.basename(status.get("linkTarget") or "").partition("python")[2]

@@ -293,7 +293,7 @@ def _registry_reference(
         raise ImagesError(
             f"Image {name}: source 'registry' needs a reference, as docker.io/library/{name}@sha256:<digest>."
         )
-    repository, _, digest = given.partition("@")
+    repository, _unused, digest = given.partition("@")
     if digest and not _DIGEST.fullmatch(digest):
         raise ImagesError(f"Image {name}: '{digest}' in '{given}' is not sha256: and 64 hex digits.")
     if not digest and not allow_tags:
@@ -302,14 +302,14 @@ def _registry_reference(
             "@sha256:<digest> (docker buildx imagetools inspect shows it), or set "
             "container_images_allow_tags: true."
         )
-    first, _, rest = repository.partition("/")
+    first, _unused, rest = repository.partition("/")
     # The rule of docker's own reference parser for what is a registry and what is a name.
     if not rest or not ("." in first or ":" in first or first == "localhost"):
         first, rest = "docker.io", repository
     if first == "docker.io" and "/" not in rest:
         rest = f"library/{rest}"
     prefix = str(mirrors.get(first, first)).rstrip("/")
-    path, _, tag = rest.partition(":")
+    path, _unused, tag = rest.partition(":")
     return f"{prefix}/{path}@{digest}" if digest else f"{prefix}/{path}:{tag or 'latest'}"
 
 

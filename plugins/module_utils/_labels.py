@@ -143,7 +143,7 @@ def siblings(key: str) -> list[str]:
 
 def check_label(key: str, value: str) -> LabelProblem | None:
     """The problem with one label of a container, or None; labels that are not Traefik's are none."""
-    root, _, rest = key.partition(".")
+    root, _unused, rest = key.partition(".")
     if root != "traefik":
         return _check_root(key, value, root, rest)
     if _FILE_ONLY.match(key):

@@ -196,7 +196,7 @@ def _deb822(text: str) -> list[dict[str, str]]:
             if line[0] in " \t" and key:
                 entry[key] += "\n" + line
             else:
-                key, _, value = line.partition(":")
+                key, _unused, value = line.partition(":")
                 key = key.strip().lower()
                 entry[key] = value.strip()
         if entry:
@@ -215,7 +215,7 @@ def _one_line(text: str) -> list[dict[str, str]]:
         kind, options, uri, suite, components = parts.groups()
         entry = {"types": kind, "uris": uri, "suites": suite, "components": components.strip()}
         for option in (options or "").split():
-            key, _, value = option.partition("=")
+            key, _unused, value = option.partition("=")
             entry[renamed.get(key, key)] = value.replace(",", " ")
         entries.append(entry)
     return entries

@@ -120,7 +120,7 @@ class TraefikApi:
         """All pages of a list."""
         found: list[Item] = []
         page = 1
-        for _ in range(MAX_PAGES):
+        for _unused in range(MAX_PAGES):
             response = self._get(path, {"page": page, "per_page": self.per_page})
             part = self._json(path, response)
             if not isinstance(part, list):

@@ -100,7 +100,7 @@ def missing(kind: str, name: str, have: t.Iterable[Item], containers: Containers
 
     C(kind) is the singular, C(name) has its provider.
     """
-    bare, _, provider = name.rpartition("@")
+    bare, _unused, provider = name.rpartition("@")
     renamed = next((item for item in have if str(item.get("name", "")).endswith(CONFLICTED + name)), None)
     if renamed:
         errors = "; ".join(
@@ -305,7 +305,7 @@ def _unwanted(want: Expectations, have: Snapshot, containers: Containers | None)
     checks = []
     for router in have.routers:
         name = str(router.get("name", ""))
-        bare, _, provider = name.rpartition("@")
+        bare, _unused, provider = name.rpartition("@")
         if provider != (want.provider or provider) or provider == "internal" or name in asked:
             continue
         if name.partition(CONFLICTED)[2] in asked:

@@ -34,7 +34,7 @@ def main() -> int:
                 answer += part
     except (OSError, ValueError) as error:
         return _say(1, "no answer from " + host + ":" + port + ": " + str(error))
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _unused, body = answer.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     return _say(
         0 if status == [b"200"] else 1, body.decode("utf-8", "replace") or "an answer that is not HTTP"

@@ -13,7 +13,7 @@ _ABBREVIATIONS = frozenset(
 _LONGEST_ABBREVIATION = 8
 # ruff: noqa: RUF001 - the marks of other scripts are the point here
 # CJK marks need no space after them; Latin ones do, or "3.5" and "example.com" would be cut.
-_END = re.compile(r"[。！？；]+[」』”’）]*|[.!?…]+[\"'”’)\]]*(?=\s)|\n+")
+_END = re.compile(r"[。！？；]+[」』\u201d\u2019）]*|[.!?…]+[\"'\u201d\u2019)\]]*(?=\s)|\n+")
 _PAUSE = re.compile(r"[,;:—–]\s+|[，、：]|\s")
 _NEXT = re.compile(r"\s*(\S?)")
 
@@ -37,7 +37,7 @@ def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
         return True
     following = _NEXT.match(text, end.end())
     words = text[max(start, end.start() - _LONGEST_ABBREVIATION) : end.start()].split()
-    last = words[-1].strip("\"'(“‘").lower() if words else ""
+    last = words[-1].strip("\"'(\u201c\u2018").lower() if words else ""
     initial = len(last) == 1 and last.isalpha() and last != "i"
     return not ((following and following[1].islower()) or last in _ABBREVIATIONS or initial)
 
