@@ -16,7 +16,11 @@ SHARED: dict[str, Any] = {
     "middlewares": ["tts@file"],
     "strategy": "wrr",
 }
-OWN: dict[str, Any] = {"name": "{replica}", "rule": "Host(`{replica}.example.org`)", "tls": {"certresolver": "le"}}
+OWN: dict[str, Any] = {
+    "name": "{replica}",
+    "rule": "Host(`{replica}.example.org`)",
+    "tls": {"certresolver": "le"},
+}
 
 
 def test_one_service_for_all_replicas() -> None:
