@@ -134,6 +134,7 @@ def engine(docker_host: str, wait_seconds: float = 0, wait_for_live_restore: boo
         "live_restore": False,
         "swarm": False,
         "containers_running": 0,
+        "published_ports": {},
         "data_root": None,
         "data_root_is_mount": False,
         "stale_pid_files": [],
@@ -142,9 +143,10 @@ def engine(docker_host: str, wait_seconds: float = 0, wait_for_live_restore: boo
     while True:
         try:
             version, info = _engine_socket.get(path, "/version"), _engine_socket.get(path, "/info")
+            containers = _engine_socket.get(path, "/containers/json")
             waiting = wait_for_live_restore and not info.get("LiveRestoreEnabled")
         except OSError as error:
-            version, info, waiting = None, None, True
+            version, info, containers, waiting = None, None, [], True
             found["error"] = str(error)
         if not waiting or time.monotonic() >= deadline:
             break
@@ -163,6 +165,12 @@ def engine(docker_host: str, wait_seconds: float = 0, wait_for_live_restore: boo
         live_restore=bool(info.get("LiveRestoreEnabled")),
         swarm=info.get("Swarm", {}).get("LocalNodeState") not in (None, "", "inactive"),
         containers_running=info.get("ContainersRunning", 0),
+        published_ports={
+            container["Names"][0].lstrip("/"): [
+                f"{port['IP']}:{port['PublicPort']}" for port in container["Ports"] if "PublicPort" in port
+            ]
+            for container in containers
+        },
         data_root=info.get("DockerRootDir"),
         data_root_is_mount=os.path.ismount(info.get("DockerRootDir") or ""),
     )

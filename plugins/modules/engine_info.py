@@ -114,6 +114,11 @@ engine:
     live_restore: {description: Whether containers outlive it., type: bool, returned: always}
     swarm: {description: Whether it is a member of a swarm., type: bool, returned: always}
     containers_running: {description: How many containers run., type: int, returned: always}
+    published_ports:
+      description: The host's addresses and ports that each running container holds, by its name.
+      type: dict
+      returned: always
+      sample: {voicefleet-traefik: ["0.0.0.0:80", "0.0.0.0:443", "127.0.0.1:8080"]}
     data_root: {description: Where it keeps its data., type: str, returned: always}
     data_root_is_mount: {description: Whether that is a mount of its own., type: bool, returned: always}
     stale_pid_files: {description: Left over pid files., type: list, elements: str, returned: always}

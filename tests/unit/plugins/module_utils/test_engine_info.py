@@ -16,6 +16,12 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _engin
 
 ANSWERS = {
     "/version": {"Version": "20.10.24+dfsg1", "ApiVersion": "1.41"},
+    "/containers/json": [
+        {
+            "Names": ["/theirs"],
+            "Ports": [{"IP": "127.0.0.1", "PublicPort": 8080, "PrivatePort": 80}, {"PrivatePort": 443}],
+        }
+    ],
     "/info": {"LiveRestoreEnabled": True, "ContainersRunning": 2, "DockerRootDir": "/var/lib/docker",
               "Swarm": {"LocalNodeState": "inactive"}},
     "/containers/json?all=1": [
@@ -63,6 +69,7 @@ def test_an_engine_that_answers(engine_socket: str) -> None:
     assert engine["live_restore"]
     assert not engine["swarm"]
     assert engine["containers_running"] == 2
+    assert engine["published_ports"] == {"theirs": ["127.0.0.1:8080"]}
     assert engine["pid"] is None, "what listens here is no dockerd, and must not be stopped for one"
 
 
