@@ -241,6 +241,7 @@ def test_a_restart_is_survived_and_a_death_is_named(lab: Any) -> None:
     assert survived.ok, survived.message()
     assert "restarted meanwhile" in survived.checks[0].found
     lab.made[-1].remove(force=True)
+    mine.wait_for(lambda have: "after@docker" not in {item["name"] for item in have.routers})
     thread = wait(6)
     mine.container.kill()
     thread.join()
