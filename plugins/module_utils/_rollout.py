@@ -96,19 +96,22 @@ class Rollout:
             # An earlier run got as far as a newcomer that nobody wants any more.
             self._take_out(self.current)
             self._step(
-                "remove the unwanted newcomer", self.client.api.remove_container, self.current.container_id
+                "remove the unwanted newcomer", _replica.remove, self.client, self.current.container_id
             )
         elif self.current:
             self._take_out(self.current)
             self._step(
-                "set the old one aside", self.client.api.rename, self.current.container_id, self._old_name
+                "set the old one aside",
+                _replica.rename,
+                self.client,
+                self.current.container_id,
+                self._old_name,
             )
             self.aside = self.current
         self.current = None
         if self.aside and self.aside.spec == spec.spec_hash(config):
             self._bring_back(self.aside)
             return
-        self._step("lower the drain flag", _replica.lower_drain_flag, self.directories["control"])
         _replica.make_directories(self.directories, config["user"])
         try:
             container_id = self._step("create", _replica.create, self.client, config)
@@ -128,9 +131,7 @@ class Rollout:
         )
         self.outcome.started_seconds = round(waited, 1)
         if self.aside:
-            self._step(
-                "remove the old one", self.client.api.remove_container, self.aside.container_id, v=True
-            )
+            self._step("remove the old one", _replica.remove, self.client, self.aside.container_id)
 
     def _bring_back(self, aside: Observed) -> None:
         self._step("bring the old one back", _replica.rename, self.client, aside.container_id, self.name)
@@ -141,9 +142,7 @@ class Rollout:
         """The newcomer failed: the old one back in its place, and the story told."""
         newcomer = _replica.find(self.client, self.name)
         if newcomer:
-            self._step(
-                "remove the failed newcomer", self.client.api.remove_container, newcomer, force=True, v=True
-            )
+            self._step("remove the failed newcomer", _replica.remove, self.client, newcomer)
         try:
             self._bring_back(aside)
         except ReplicaError as error:

@@ -74,6 +74,13 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "stop_timeout_seconds": {"type": "int", "default": 90},
 }
 
+# A slot as modules take it: the fields of _plan.Slot.
+SLOT_OPTIONS: dict[str, Any] = {
+    "gpu": {"type": "str"},
+    "index": {"type": "int", "required": True},
+    "memory_mib": {"type": "int"},
+}
+
 
 def container_config(
     service: str, number: int, slot: Slot, specification: dict[str, Any], image_id: str, data_dir: str

@@ -142,11 +142,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "slot": {
                 "type": "dict",
-                "options": {
-                    "gpu": {"type": "str"},
-                    "index": {"type": "int", "required": True},
-                    "memory_mib": {"type": "int"},
-                },
+                "options": _specification.SLOT_OPTIONS,
             },
             "start_timeout_seconds": {"type": "float", "default": 180},
             "drain_timeout_seconds": {"type": "float", "default": 15},

@@ -182,11 +182,7 @@ def main() -> None:
             "slots": {
                 "type": "list",
                 "elements": "dict",
-                "options": {
-                    "gpu": {"type": "str"},
-                    "index": {"type": "int", "required": True},
-                    "memory_mib": {"type": "int"},
-                },
+                "options": _specification.SLOT_OPTIONS,
             },
             "capacity_summary": {"type": "str", "default": ""},
         },
