@@ -8,8 +8,8 @@ replicas go in, ordered steps come out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 Action = Literal["keep", "start", "create", "replace", "remove"]
@@ -49,6 +49,10 @@ class Observed:
     aside: bool = False
     # Its drain flag is up: it serves what it has in hand and gets no more.
     draining: bool = False
+    image_id: str = ""
+    # When the container was created, in seconds since 1970.
+    created: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def idle(self) -> str:

@@ -53,6 +53,9 @@ def observe(client: DockerClient, service: str, data_dir: str) -> list[Observed]
                 revision=labels.get(spec.LABEL_REVISION, ""),
                 state=summary["State"],
                 health=_health_of(summary["Status"]),
+                image_id=summary["ImageID"],
+                created=summary["Created"],
+                labels=labels,
             )
         )
     return sorted(found, key=lambda replica: (replica.number, replica.aside))
@@ -77,7 +80,7 @@ def describe(client: DockerClient, replica: Observed, network: str | None = None
     chosen = networks.get(network, {}) if network else next(iter(networks.values()), {})
     address = chosen.get("IPAddress")
     return {
-        **dataclasses.asdict(replica),
+        **{key: value for key, value in dataclasses.asdict(replica).items() if key != "labels"},
         "gpu": labels[spec.LABEL_GPU],
         "image": config.get("image", seen["Config"]["Image"]),
         "image_id": seen["Image"],

@@ -29,6 +29,10 @@ LABEL_GPU = "voicefleet.gpu"
 LABEL_REVISION = "voicefleet.revision"
 LABEL_SPEC = "voicefleet.spec"
 LABEL_CONFIG = "voicefleet.config"
+# What all replicas of the service were made from, as JSON {"specification": ..., "image_id": ...}: this one, and
+# the one that ran before it, which is what a rollback goes back to. Neither counts in the hash.
+LABEL_SPECIFICATION = "voicefleet.specification"
+LABEL_PREVIOUS = "voicefleet.previous"
 
 # Inside every replica: the drain flag is the file "drain" in this directory.
 CONTROL_DIR = "/run/voicefleet"
