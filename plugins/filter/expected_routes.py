@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 DOCUMENTATION = r"""
@@ -18,7 +18,7 @@ description:
   - Takes the routes that P(voicefleet.cosyvoice.traefik_labels#filter) makes labels of, and tells the routers
     and services that Traefik's API then has, as M(voicefleet.cosyvoice.traefik_verify) takes them.
   - A route with C({replica}) or C({number}) in its name is one router and one service for each replica; any
-    other is one for all.
+    other is one for all. One without a rule is a service only, one that names a C(service) a router only.
 positional: _input, service, count
 options:
   _input:
@@ -34,6 +34,13 @@ options:
     description: How many replicas there are.
     type: int
     required: true
+  in_file:
+    description:
+      - Routes of which P(voicefleet.cosyvoice.traefik_router#filter) makes routers in a file.
+      - Without replicas Traefik serves none that uses a service of theirs.
+    type: list
+    elements: dict
+    default: []
 """
 
 EXAMPLES = r"""
@@ -43,9 +50,10 @@ EXAMPLES = r"""
     routers: "{{ expected.routers }}"
     services: "{{ expected.services }}"
   vars:
-    expected: "{{ routes | voicefleet.cosyvoice.expected_routes('cosyvoice', 2) }}"
+    expected: "{{ routes | voicefleet.cosyvoice.expected_routes('cosyvoice', 2, in_file=[shared]) }}"
     routes:
-      - {name: cosyvoice, rule: PathPrefix(`/`), port: 7860, entrypoints: [web]}
+      - {name: cosyvoice-lb, port: 7860}
+    shared: {name: cosyvoice, rule: PathPrefix(`/`), entrypoints: [web], service: cosyvoice-lb@docker}
 """
 
 RETURN = r"""
@@ -54,40 +62,56 @@ _value:
   type: dict
   sample:
     routers:
-      - {name: cosyvoice@docker, rule: PathPrefix(`/`), service: cosyvoice, entrypoints: [web], tls: false}
+      - name: cosyvoice@file
+        rule: PathPrefix(`/`)
+        service: cosyvoice-lb@docker
+        entrypoints: [web]
+        middlewares: []
+        tls: false
     services:
-      - {name: cosyvoice@docker, servers: 2, strategy: p2c}
+      - {name: cosyvoice-lb@docker, servers: 2, strategy: p2c}
 """
 
 
 Listed = list[dict[str, Any]]
 
 
-def expected_routes(routes: Listed, service: str, count: int) -> dict[str, Listed]:
-    """Routers and services of Traefik's Docker provider for C(count) replicas that bear C(routes)."""
-    routers, services = [], []
+def expected_routes(
+    routes: Listed, service: str, count: int, in_file: Sequence[dict[str, Any]] = ()
+) -> dict[str, Listed]:
+    """Routers and services that Traefik has of C(count) replicas which bear C(routes), and of the files."""
+    routers = [
+        _router(route, route["name"], "file", service, 0)
+        for route in in_file
+        if count or not str(route.get("service", "")).endswith("@docker")
+    ]
+    services = []
     for route in routes:
         each = "{replica}" in route["name"] or "{number}" in route["name"]
         for number in range(1, (count if each else min(count, 1)) + 1):
             name = _filled(route["name"], service, number)
-            routers.append(
-                {
-                    "name": f"{name}@docker",
-                    "rule": _filled(route["rule"], service, number),
-                    "service": name,
-                    "entrypoints": list(route.get("entrypoints", [])),
-                    "middlewares": list(route.get("middlewares", [])),
-                    "tls": bool(route.get("tls", False)),
-                }
-            )
-            services.append(
-                {
-                    "name": f"{name}@docker",
-                    "servers": 1 if each else count,
-                    "strategy": route.get("strategy", "p2c"),
-                }
-            )
+            if route.get("rule"):
+                routers.append(_router(route, name, "docker", service, number))
+            if not route.get("service"):
+                services.append(
+                    {
+                        "name": f"{name}@docker",
+                        "servers": 1 if each else count,
+                        "strategy": route.get("strategy", "p2c"),
+                    }
+                )
     return {"routers": routers, "services": services}
+
+
+def _router(route: dict[str, Any], name: str, provider: str, service: str, number: int) -> dict[str, Any]:
+    return {
+        "name": f"{name}@{provider}",
+        "rule": _filled(route["rule"], service, number),
+        "service": _filled(route.get("service") or name, service, number),
+        "entrypoints": list(route.get("entrypoints", ["web"])),
+        "middlewares": list(route.get("middlewares", [])),
+        "tls": route.get("tls", False) not in (None, False),
+    }
 
 
 def _filled(text: str, service: str, number: int) -> str:

@@ -24,7 +24,9 @@ description:
   - >-
     The labels are few and do not depend on anything that changes in an upgrade. Two containers that give
     one router or service different options make Traefik drop it for all of them, so what changes (limits,
-    headers, retries) belongs into a middleware of the file provider, which O(_input[].middlewares) names.
+    headers, retries) belongs into a middleware of the file provider, which O(_input[].middlewares) names. A
+    router that several containers share can stand there as a whole, see
+    P(voicefleet.cosyvoice.traefik_router#filter); then the labels define its service only.
 positional: _input
 options:
   _input:
@@ -41,13 +43,24 @@ options:
         type: str
         required: true
       rule:
-        description: Traefik's rule, such as V(PathPrefix(`/v1`\)).
+        description:
+          - Traefik's rule, such as V(PathPrefix(`/v1`\)). Without one there is only the service, for a router
+            that is defined elsewhere; then O(_input[].entrypoints), O(_input[].middlewares), O(_input[].tls)
+            and O(_input[].priority), which are a router's, are refused.
+          - One route at least needs one. For a container without any router Traefik makes one of its own,
+            with the container's name as host, on every default entry point.
         type: str
-        required: true
+      service:
+        description: >-
+          Name of the service that the router uses, if it is not one of its own: that of another route of
+          the same container, or one that is defined elsewhere, with its provider, such as V(speech@file).
+          Then the route defines no service, and O(_input[].port) and O(_input[].strategy) are refused.
+        type: str
       port:
-        description: Port in the container. Traefik drops a container whose port it cannot tell.
+        description: >-
+          Port in the container. Traefik drops a container whose port it cannot tell. Required unless
+          O(_input[].service) names another service.
         type: int
-        required: true
       entrypoints:
         description: Names of Traefik's entry points.
         type: list
@@ -88,6 +101,8 @@ options:
       container's networks.
     type: str
 seealso:
+  - plugin: voicefleet.cosyvoice.traefik_router
+    plugin_type: filter
   - module: voicefleet.cosyvoice.traefik_verify
 """
 
@@ -123,6 +138,14 @@ EXAMPLES = r"""
         rule: PathPrefix(`/metrics`)
         port: 9090
         entrypoints: [admin]
+
+- name: Leave the shared router to a file, and give each container a router of its own
+  ansible.builtin.set_fact:
+    speech_labels: "{{ routes | voicefleet.cosyvoice.traefik_labels(network='voicefleet') }}"
+  vars:
+    routes:
+      - {name: speech-p2c, port: 7860}
+      - {name: speech-1, rule: Host(`speech-1.example.com`), service: speech-p2c}
 """
 
 RETURN = r"""

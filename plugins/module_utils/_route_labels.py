@@ -6,7 +6,7 @@
 
 The labels stay few and the same whatever the revision: two containers that give one router or service
 different options make Traefik drop it for all of them. What changes in an upgrade belongs into the file
-provider.
+provider (_route_file.py), or bears a name that changes with it (_route_switch.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._labels import (
@@ -22,15 +23,31 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._labels impor
     is_port,
 )
 
-_OPTIONS = ("name", "rule", "port", "entrypoints", "middlewares", "strategy", "tls", "priority", "extra")
+_ROUTER_OPTIONS = ("entrypoints", "middlewares", "tls", "priority", "service")
+_OPTIONS = ("name", "rule", "port", "strategy", "extra", *_ROUTER_OPTIONS)
 _TLS_OPTIONS = ("certresolver", "options", "domains")
 _DOMAIN_OPTIONS = ("main", "sans")
 # The placeholders are those of a replica's specification: every replica fills in its own name or number.
 _NAME = re.compile(r"(\{replica\}|\{number\}|[A-Za-z0-9])(\{replica\}|\{number\}|[A-Za-z0-9_-])*")
+_SERVICE = re.compile(_NAME.pattern + r"(@[a-z]+)?")
 
 
 class RouteError(ValueError):
     """A route that cannot become labels; the message says where, which value and what to do."""
+
+
+@dataclass(frozen=True)
+class Router:
+    """The router of a route, every value checked; what labels and files spell differently."""
+
+    name: str
+    rule: str
+    service: str
+    entrypoints: list[str]
+    middlewares: list[str] = field(default_factory=list)
+    priority: int | None = None
+    # None: no TLS; else certresolver, options (texts) and domains, each with main and sans, where given.
+    tls: dict[str, Any] | None = None
 
 
 def labels_of(routes: Any, network: str | None = None) -> dict[str, str]:
@@ -47,14 +64,14 @@ def labels_of(routes: Any, network: str | None = None) -> dict[str, str]:
     if network:
         labels["traefik.docker.network"] = network
     seen: set[str] = set()
+    routers: list[tuple[str, Router]] = []
     for number, route in enumerate(listed, 1):
-        where = f"route {number}"
-        if not isinstance(route, Mapping):
-            raise RouteError(f"{where}: a dictionary is wanted, not {route!r}")
-        if route.get("name"):
-            where = f"{where} ({route['name']})"
-        _refuse_unknown(where, route, _OPTIONS)
-        built = _route(where, route)
+        where = place_of(number, route)
+        built = {}
+        if route.get("rule") is not None:
+            routers.append((where, router_of(where, route)))
+            built.update(_router_labels(routers[-1][1]))
+        built.update(_service_labels(where, route))
         if route["name"] in seen:
             raise RouteError(f"{where}: an earlier route has this name; give every route its own")
         seen.add(route["name"])
@@ -63,55 +80,137 @@ def labels_of(routes: Any, network: str | None = None) -> dict[str, str]:
             if labels.get(key, value) != value:
                 raise RouteError(f'{where}: extra label "{key}" is already "{labels[key]}"; leave it out')
             labels[key] = value
+    if not routers:
+        raise RouteError(
+            "no route has a rule, and for a container without a router Traefik makes one of its own on every "
+            "default entry point; give one of them a rule"
+        )
+    for where, router in routers:
+        own = f"traefik.http.services.{router.service}."
+        if "@" not in router.service and not any(key.startswith(own) for key in labels):
+            raise RouteError(
+                f"{where}: service: no route is called '{router.service}'; name one of these routes, or a "
+                "service elsewhere with its provider, such as speech@file"
+            )
     return labels
 
 
-def _route(where: str, route: Mapping[str, Any]) -> dict[str, str]:
-    name = route.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise RouteError(f"{where}: name: letters, digits, - and _ are wanted, not {name!r}")
+def place_of(number: int, route: Any) -> str:
+    """How messages call a route, whose options are known ones then.
+
+    :raises RouteError: it is no dictionary, or has an option that routes do not have.
+    """
+    where = f"route {number}"
+    if not isinstance(route, Mapping):
+        raise RouteError(f"{where}: a dictionary is wanted, not {route!r}")
+    if route.get("name"):
+        where = f"{where} ({route['name']})"
+    _refuse_unknown(where, route, _OPTIONS)
+    return where
+
+
+def router_of(where: str, route: Mapping[str, Any]) -> Router:
+    """The router of a route.
+
+    :raises RouteError: one of its values is none that Traefik can use.
+    """
+    name = _name_of(where, route)
     rule = route.get("rule")
     if not isinstance(rule, str) or not rule.strip():
         raise RouteError(f"{where}: rule: a rule such as PathPrefix(`/`) is wanted, not {rule!r}")
+    service = name if route.get("service") is None else route["service"]
+    if not isinstance(service, str) or not _SERVICE.fullmatch(service):
+        raise RouteError(
+            f"{where}: service: the name of a service is wanted, such as speech or speech@file, not "
+            f"{service!r}"
+        )
+    entrypoints = _names(where, "entrypoints", route.get("entrypoints", ["web"]))
+    if not entrypoints:
+        raise RouteError(f"{where}: entrypoints: at least one is wanted; else all of them would serve it")
+    priority = route.get("priority")
+    if priority is not None and (isinstance(priority, bool) or not re.fullmatch(r"-?\d+", str(priority))):
+        raise RouteError(f"{where}: priority: an integer is wanted, not {priority!r}")
+    return Router(
+        name=name,
+        rule=rule,
+        service=service,
+        entrypoints=entrypoints,
+        middlewares=_names(where, "middlewares", route.get("middlewares", [])),
+        priority=None if priority is None else int(str(priority)),
+        tls=_tls(f"{where}: tls", route.get("tls", False)),
+    )
+
+
+def _name_of(where: str, route: Mapping[str, Any]) -> str:
+    name = route.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise RouteError(f"{where}: name: letters, digits, - and _ are wanted, not {name!r}")
+    return name
+
+
+def _router_labels(router: Router) -> dict[str, str]:
+    start = f"traefik.http.routers.{router.name}"
+    labels = {
+        f"{start}.rule": router.rule,
+        f"{start}.entrypoints": ",".join(router.entrypoints),
+        f"{start}.service": router.service,
+    }
+    if router.middlewares:
+        labels[f"{start}.middlewares"] = ",".join(router.middlewares)
+    if router.priority is not None:
+        labels[f"{start}.priority"] = str(router.priority)
+    if router.tls is None:
+        return labels
+    labels[f"{start}.tls"] = "true"
+    for option in ("certresolver", "options"):
+        if option in router.tls:
+            labels[f"{start}.tls.{option}"] = router.tls[option]
+    for index, domain in enumerate(router.tls.get("domains", [])):
+        labels[f"{start}.tls.domains[{index}].main"] = domain["main"]
+        if domain["sans"]:
+            labels[f"{start}.tls.domains[{index}].sans"] = ",".join(domain["sans"])
+    return labels
+
+
+def _service_labels(where: str, route: Mapping[str, Any]) -> dict[str, str]:
+    """Labels of the service that a route defines: none where its router uses another's."""
+    name = _name_of(where, route)
+    ruled = route.get("rule") is not None
+    if not ruled:
+        useless = [option for option in _ROUTER_OPTIONS if route.get(option) is not None]
+        if useless:
+            raise RouteError(
+                f"{where}: {useless[0]}: without a rule there is no router to have it; give a rule, or leave "
+                "it out"
+            )
+    elif route.get("service") is not None:
+        for option in ("port", "strategy"):
+            if route.get(option) is not None:
+                raise RouteError(
+                    f"{where}: {option}: it belongs to the service {route['service']}; leave it out here"
+                )
+        return {}
     port = route.get("port", "")
     if isinstance(port, bool) or not is_port(str(port)):
         raise RouteError(f"{where}: port: a number from 1 to 65535 is wanted, not {port!r}")
     strategy = route.get("strategy", "p2c")
     if strategy not in STRATEGIES:
         raise RouteError(f"{where}: strategy: one of {', '.join(STRATEGIES)} is wanted, not {strategy!r}")
-    router, service = f"traefik.http.routers.{name}", f"traefik.http.services.{name}.loadbalancer"
-    entrypoints = _names(where, "entrypoints", route.get("entrypoints", ["web"]))
-    if not entrypoints:
-        raise RouteError(f"{where}: entrypoints: at least one is wanted; else all of them would serve it")
-    middlewares = _names(where, "middlewares", route.get("middlewares", []))
-    labels = {
-        f"{router}.rule": rule,
-        f"{router}.entrypoints": ",".join(entrypoints),
-        f"{router}.service": name,
-    }
-    if middlewares:
-        labels[f"{router}.middlewares"] = ",".join(middlewares)
-    if route.get("priority") is not None:
-        priority = route["priority"]
-        if isinstance(priority, bool) or not re.fullmatch(r"-?\d+", str(priority)):
-            raise RouteError(f"{where}: priority: an integer is wanted, not {priority!r}")
-        labels[f"{router}.priority"] = str(priority)
-    labels.update(_tls(f"{where}: tls", router, route.get("tls", False)))
-    return {**labels, f"{service}.server.port": str(int(str(port))), f"{service}.strategy": strategy}
+    service = f"traefik.http.services.{name}.loadbalancer"
+    return {f"{service}.server.port": str(int(str(port))), f"{service}.strategy": strategy}
 
 
-def _tls(where: str, router: str, tls: Any) -> dict[str, str]:
+def _tls(where: str, tls: Any) -> dict[str, Any] | None:
     if tls is None or tls is False:
-        return {}
-    labels = {f"{router}.tls": "true"}
+        return None
     if tls is True:
-        return labels
+        return {}
     if not isinstance(tls, Mapping):
         raise RouteError(f"{where}: true, false or a dictionary is wanted, not {tls!r}")
     _refuse_unknown(where, tls, _TLS_OPTIONS)
-    for option in ("certresolver", "options"):
-        if option in tls:
-            labels[f"{router}.tls.{option}"] = _text(f"{where}: {option}", tls[option])
+    checked: dict[str, Any] = {
+        option: _text(f"{where}: {option}", tls[option]) for option in _TLS_OPTIONS[:2] if option in tls
+    }
     domains = tls.get("domains") or []
     if not _is_list(domains):
         raise RouteError(
@@ -122,11 +221,11 @@ def _tls(where: str, router: str, tls: Any) -> dict[str, str]:
         if not isinstance(domain, Mapping) or not domain.get("main"):
             raise RouteError(f"{place}: a dictionary with main, and sans if any, is wanted, not {domain!r}")
         _refuse_unknown(place, domain, _DOMAIN_OPTIONS)
-        labels[f"{router}.tls.domains[{index}].main"] = _text(f"{place}: main", domain["main"])
         sans = _names(place, "sans", domain.get("sans", []))
-        if sans:
-            labels[f"{router}.tls.domains[{index}].sans"] = ",".join(sans)
-    return labels
+        checked.setdefault("domains", []).append(
+            {"main": _text(f"{place}: main", domain["main"]), "sans": sans}
+        )
+    return checked
 
 
 def _extra(where: str, extra: Any) -> dict[str, str]:

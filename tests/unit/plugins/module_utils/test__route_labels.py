@@ -63,6 +63,56 @@ def test_every_router_of_several_names_its_service() -> None:
     assert labels["traefik.http.routers.metrics.service"] == "metrics"
 
 
+def test_without_a_rule_there_is_only_the_service() -> None:
+    labels = labels_of([{"name": "tts-lb", "port": 7860, "strategy": "wrr"}, ROUTE])
+    assert {key: value for key, value in labels.items() if ".tts-lb." in key} == {
+        "traefik.http.services.tts-lb.loadbalancer.server.port": "7860",
+        "traefik.http.services.tts-lb.loadbalancer.strategy": "wrr",
+    }
+
+
+@pytest.mark.parametrize("service", ["tts", "{replica}", "speech@file"])
+def test_a_router_of_anothers_service_has_none_of_its_own(service: str) -> None:
+    routes = [
+        ROUTE,
+        {**ROUTE, "name": "{replica}"},
+        {"name": "probe", "rule": "Host(`x`)", "service": service},
+    ]
+    labels = labels_of(routes)
+    assert labels["traefik.http.routers.probe.service"] == service
+    assert not [key for key in labels if key.startswith("traefik.http.services.probe.")]
+
+
+def test_a_service_may_be_defined_by_a_label_of_ones_own() -> None:
+    extra = {"traefik.http.services.own.loadbalancer.server.port": 80}
+    labels = labels_of({"name": "tts", "rule": "Path(`/`)", "service": "own", "extra": extra})
+    assert labels["traefik.http.routers.tts.service"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("routes", "said"),
+    [
+        ([{"name": "tts", "port": 80}], "no route has a rule, and for a container without a router"),
+        ([{"name": "tts", "rule": "Path(`/`)", "service": "typo"}], "no route is called 'typo'"),
+        ([{"name": "tts", "rule": "Path(`/`)", "service": "a.b"}], "service: the name of a service"),
+        ([{"name": "tts", "rule": "Path(`/`)", "service": ""}], "service: the name of a service"),
+        ([{**ROUTE, "service": "speech@file"}], "port: it belongs to the service speech@file"),
+        (
+            [{"name": "tts", "rule": "Path(`/`)", "service": "tts@file", "strategy": "wrr"}],
+            "strategy: it belongs",
+        ),
+        ([{"name": "tts", "port": 80, "entrypoints": ["web"]}, ROUTE], "entrypoints: without a rule"),
+        ([{"name": "tts", "port": 80, "service": "x"}, ROUTE], "service: without a rule"),
+        ([{"name": "tts"}, ROUTE], "port: a number from 1 to 65535 is wanted, not ''"),
+    ],
+)
+def test_a_router_without_a_service_and_a_service_without_a_router(
+    routes: list[dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(RouteError, match=said):
+        labels_of(routes)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
