@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Renders what nvidia-smi prints for cards given as data: ``-q -x`` of any schema from v7 to v13, and ``-L``.
+"""Renders what nvidia-smi prints for cards given as data: ``-q -x`` of any schema from v7 to v13, ``-L``, ...
 
 The stand-in ``nvidia_smi`` and the unit tests share it. Only what a reader of memory may rely on, or stumble
 over, is rendered; the real output has hundreds of fields more. Sizes are MiB.
@@ -8,6 +8,7 @@ over, is rendered; the real output has hundreds of fields more. Sizes are MiB.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -90,6 +91,10 @@ class Host:
         """The card with this UUID or index."""
         return next((card for i, card in enumerate(self.cards) if name in (card.uuid, str(i))), None)
 
+    def bus(self, card: Card) -> str:
+        """Its place on the PCI bus, made up from its index."""
+        return f"00000000:{self.cards.index(card) + 1:02X}:00.0"
+
 
 def host_from(data: dict[str, Any]) -> Host:
     """A host from plain data, as JSON holds it; the keys are the fields of the classes above."""
@@ -137,8 +142,7 @@ def list_text(host: Host) -> str:
 
 def _card(host: Host, card: Card) -> list[str]:
     number = host.cards.index(card)
-    bus = f"00000000:{number + 1:02X}:00.0"
-    lines = [f'\t<gpu id="{bus}">', f"\t\t<product_name>{escape(card.name)}</product_name>"]
+    lines = [f'\t<gpu id="{host.bus(card)}">', f"\t\t<product_name>{escape(card.name)}</product_name>"]
     lines.append(f"\t\t<display_mode>{_DEPRECATED if host.schema >= 13 else 'Disabled'}</display_mode>")
     lines.append(f"\t\t<display_active>{'Enabled' if card.display else 'Disabled'}</display_active>")
     if host.schema >= 11:
@@ -173,6 +177,100 @@ def _mig(order: int, device: Mig) -> list[str]:
     return [*lines, "\t\t</mig_device>"]
 
 
+# What ``--query-gpu`` and ``--query-compute-apps`` know; a word after the colon is the unit.
+CARD_FIELDS = (
+    "index", "name", "uuid", "pci.bus_id", "driver_version", "compute_mode", "display_active",
+    "mig.mode.current", "memory.total", "memory.reserved", "memory.used", "memory.free",
+)  # fmt: skip
+PROCESS_FIELDS = ("gpu_uuid", "pid", "process_name", "used_memory")
+
+
+def can_mig(card: Card) -> bool:
+    return re.search(r"\b(A30|A100|H100|H200|B200|GB200|RTX PRO 6000)\b", card.name) is not None
+
+
+def csv_text(
+    host: Host, fields: Sequence[str], only: Card | None = None, header: bool = True, units: bool = True
+) -> str:
+    """``--query-gpu`` (or ``--query-compute-apps``) with ``--format=csv``: MIG devices are never in it."""
+    cards = host.cards if only is None else [only]
+    rows: list[dict[str, int | str]] = []
+    for card in cards:
+        if set(fields) <= set(PROCESS_FIELDS):
+            processes = card.processes if isinstance(card.processes, list) else []
+            rows += [
+                {
+                    "gpu_uuid": card.uuid,
+                    "pid": str(one.pid),
+                    "process_name": one.name,
+                    "used_memory": one.used,
+                }
+                for one in processes
+            ]
+            continue
+        row: dict[str, int | str] = {
+            "index": str(host.cards.index(card)),
+            "name": card.name,
+            "uuid": card.uuid,
+            "pci.bus_id": host.bus(card),
+            "driver_version": host.driver,
+            "compute_mode": card.compute_mode,
+            "display_active": "Enabled" if card.display else "Disabled",
+            "mig.mode.current": "Enabled" if card.mig is not None else "Disabled" if can_mig(card) else "N/A",
+        }
+        words = card.fb_text or ("GPU is lost" if card.lost else "N/A" if card.total is None else "")
+        figures = _figures(card.total or 0, card.reserved, card.used, card.free)
+        rows.append({**row, **{f"memory.{key}": words or value for key, value in figures.items()}})
+
+    def cell(value: int | str) -> str:
+        if isinstance(value, int):
+            return f"{value} MiB" if units else str(value)
+        return f"[{value}]" if value in ("N/A", "GPU is lost", "Unknown Error") else value
+
+    memory = {"memory.total", "memory.reserved", "memory.used", "memory.free", "used_memory"}
+    names = [f"{name} [MiB]" if name in memory else name for name in fields]
+    lines = [", ".join(names)] if header else []
+    return "\n".join(
+        [*lines, *(", ".join(cell(row.get(name, "N/A")) for name in fields) for row in rows), ""]
+    )
+
+
+def gpu_instances_text(host: Host, only: Card | None = None) -> str:
+    """``nvidia-smi mig -lgi``. The number of a profile and the place on the card are made up."""
+    rows = []
+    for number, card in enumerate(host.cards):
+        seen: set[int] = set()
+        for device in card.mig or []:
+            if only in (None, card) and device.gpu_instance not in seen:
+                profile = device.profile.rpartition("c.")[2]
+                rows.append((number, f"MIG {profile}", 19, device.gpu_instance, f"{len(seen)}:1"))
+                seen.add(device.gpu_instance)
+    if not rows:
+        return "No GPU instances found: Not Found\n"
+    line = "+" + "-" * 55 + "+"
+    lines = [
+        line,
+        "| GPU instances:                                        |",
+        "| GPU   Name             Profile  Instance   Placement  |",
+        "|                          ID       ID       Start:Size |",
+        "|" + "=" * 55 + "|",
+    ]
+    for number, name, profile_id, instance, place in rows:
+        lines += [f"| {number:3}  {name:<17} {profile_id:3} {instance:8} {place:>12}     |", line]
+    return "\n".join([*lines, ""])
+
+
+def _figures(
+    total: int | str, reserved: int | str | None, used: int | str, free: int | str | None
+) -> dict[str, int | str]:
+    """The figures by name, ``free`` worked out where it is not given."""
+    if free is None:
+        numbers = isinstance(total, int) and isinstance(used, int) and isinstance(reserved, (int, type(None)))
+        free = max(0, int(total) - int(reserved or 0) - int(used)) if numbers else total
+    figures = (("total", total), ("reserved", reserved), ("used", used), ("free", free))
+    return {name: value for name, value in figures if value is not None}
+
+
 def _memory(
     total: int | str,
     reserved: int | str | None,
@@ -186,13 +284,9 @@ def _memory(
     if lost:
         total = used = free = "GPU is lost"
         reserved = None if reserved is None else "GPU is lost"
-    if free is None:
-        numbers = isinstance(total, int) and isinstance(used, int) and isinstance(reserved, (int, type(None)))
-        free = int(total) - int(reserved or 0) - int(used) if numbers else total
     lines = ["\t\t<fb_memory_usage>"]
-    for name, value in (("total", total), ("reserved", reserved), ("used", used), ("free", free)):
-        if value is not None:
-            lines.append(f"\t\t\t<{name}>{_size(value)}</{name}>")
+    for name, value in _figures(total, reserved, used, free).items():
+        lines.append(f"\t\t\t<{name}>{_size(value)}</{name}>")
     return [*lines, "\t\t</fb_memory_usage>"]
 
 

@@ -1,0 +1,242 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A GPU host for tests on a machine without one: systemd, a real Docker Engine inside, made-up cards.
+
+It is a container on this machine's engine (tests/support/systemd_host, and the packages and stand-ins of the
+Dockerfile here), so the engine of this machine needs no runtime hook and is not touched. From Python:
+
+    host = GpuHost("vf-gpuhost-mine")
+    host.up(data, images=["base", "traefik", "socket_proxy"], traefik=True)
+
+or the fixture ``gpu_host`` of tests/integration; from a shell, as molecule/gpu_host does:
+
+    python host.py up NAME CARDS.json [--images base traefik ...] [--traefik]
+    python host.py down NAME
+
+``data`` is what card_memory.py describes. Ansible reaches the host by ``community.docker.docker``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+LABEL = "voicefleet.test"
+REPOSITORY = "voicefleet-test/gpu-host"
+DATA = "/etc/nvidia-smi-stand-in.json"
+LOGS = "/var/log/gpu-stand-in"
+PASSWORD = "stand-in-host"  # of Traefik's dashboard, user admin
+
+
+class HostError(Exception):
+    """What was asked of the host did not go well; the message holds its words."""
+
+
+def build() -> str:
+    """The host's image; what did not change is not built again."""
+    bare = _run([str(HERE.parent / "systemd_host/build")]).strip()
+    command = ["docker", "build", "--quiet", "--build-arg", f"BASE={bare}", "--tag", REPOSITORY]
+    # The builder that an engine of 20.10 has without plugins.
+    _run([*command, "--file", str(HERE / "Dockerfile"), str(HERE.parent)], {"DOCKER_BUILDKIT": "0"})
+    return REPOSITORY
+
+
+class GpuHost:
+    """One host, up or not. ``seconds`` tells how long each part of bringing it up took."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.seconds: dict[str, float] = {}
+        self.images: dict[str, str] = {}  # base: voicefleet/base:<tag>
+
+    # --- up and down ---
+
+    def up(self, data: Mapping[str, Any], images: Sequence[str] = (), traefik: bool = False) -> GpuHost:
+        """Start it, with these cards, these images of this machine (``base`` for voicefleet/base, or a full
+        reference) and, if asked for, role traefik on it. One that is up is brought to this state."""
+        self._timed("image", build)
+        self._timed(
+            "boot", lambda: _run([str(HERE.parent / "systemd_host/start"), self.name, REPOSITORY, "systemd"])
+        )
+        self.cards(data)
+        self._timed("load", lambda: self.load(*images))
+        if traefik:
+            self._timed("traefik", self.traefik)
+        return self
+
+    def down(self) -> None:
+        """Remove it, with the volume of its engine."""
+        found = _run(["docker", "ps", "--all", "--quiet", "--filter", f"name=^/{self.name}$"]).split()
+        if found:
+            _run(["docker", "rm", "--force", "--volumes", *found])
+
+    def load(self, *images: str) -> None:
+        """Bring images of this machine's engine into the host's; those that are there already are left."""
+        for image in images:
+            self.images[image.removeprefix("voicefleet/").partition(":")[0]] = _reference(image)
+        there = self.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
+        missing = sorted(set(self.images.values()) - set(there))
+        if missing:
+            load = f"docker save {' '.join(missing)} | docker exec -i {self.name} docker load --quiet"
+            _run(["bash", "-o", "pipefail", "-c", load])
+
+    def traefik(self, **variables: Any) -> None:
+        """Role traefik: web on port 80 of ``address``, the API on 8080 with the login admin, PASSWORD."""
+        self.load("traefik", "socket_proxy")
+        self.playbook(
+            HERE / "traefik.yml",
+            traefik_image=self.images["traefik"],
+            traefik_socket_proxy_image=self.images["socket_proxy"],
+            traefik_dashboard_password=PASSWORD,
+            **variables,
+        )
+
+    # --- cards ---
+
+    def cards(self, data: Mapping[str, Any]) -> None:
+        """Other cards and faults, from this moment on."""
+        script = f"cat > {DATA}.new && mv {DATA}.new {DATA} && rm -f /run/gpu-stand-in/fault-*"
+        self.run("sh", "-c", script, text=json.dumps(data))
+
+    def starts(self, since: float = 0) -> list[dict[str, Any]]:
+        """Every start of a container with a card, also those that the hook refused."""
+        return self._log("starts", since)
+
+    def samples(self, since: float = 0) -> list[dict[str, Any]]:
+        """What the cards held, ten times a second: {time, cards: {UUID: [used, usable]}}."""
+        return self._log("samples", since)
+
+    def overfilled(self, since: float = 0) -> list[dict[str, Any]]:
+        """Every start that a card had no room for, every sample beyond what is usable: none, if all is well."""
+        found = [start for start in self.starts(since) if start.get("overfill")]
+        return found + [
+            sample
+            for sample in self.samples(since)
+            if any(figures and figures[0] > figures[1] for figures in sample["cards"].values())
+        ]
+
+    # --- what runs ---
+
+    def run(self, *command: str, text: str | None = None) -> str:
+        """Run a command on the host; what it prints."""
+        return _run(["docker", "exec", "--interactive", self.name, *command], text=text)
+
+    def copy(self, path: Path, target: str) -> None:
+        """A file or folder of this machine, to be there as ``target``."""
+        self.run("mkdir", "-p", str(Path(target).parent))
+        _run(["docker", "cp", str(path), f"{self.name}:{target}"])
+
+    def docker(self, *arguments: str) -> str:
+        return self.run("docker", *arguments)
+
+    def containers(self, *filters: str) -> list[dict[str, Any]]:
+        """All containers of the host's engine, as ``docker inspect`` has them."""
+        ids = self.docker("ps", "--all", "--quiet", *(word for one in filters for word in ("--filter", one)))
+        return json.loads(self.docker("inspect", *ids.split())) if ids.split() else []
+
+    def clear(self, *keep: str) -> None:
+        """Remove all containers but those named, and forget what was logged."""
+        gone = [one["Id"] for one in self.containers() if one["Name"].lstrip("/") not in keep]
+        if gone:
+            self.docker("rm", "--force", "--volumes", *gone)
+        self.run("sh", "-c", f"truncate --no-create --size 0 {LOGS}/*.jsonl; rm -rf /var/lib/voicefleet")
+
+    @property
+    def address(self) -> str:
+        """Where this machine reaches the host."""
+        inspected = json.loads(_run(["docker", "inspect", self.name]))
+        return str(inspected[0]["NetworkSettings"]["Networks"]["bridge"]["IPAddress"])
+
+    # --- Ansible ---
+
+    @property
+    def inventory(self) -> dict[str, Any]:
+        variables = {
+            "ansible_connection": "community.docker.docker",
+            "ansible_python_interpreter": "/usr/bin/python3",
+        }
+        return {"gpu_hosts": {"hosts": {self.name: variables}}}
+
+    def playbook(self, path: Path, *options: str, **variables: Any) -> str:
+        """Run a playbook on group gpu_hosts, which is this host; what it printed. HostError if it failed."""
+        folder = ROOT / ".work" / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hosts.json").write_text(json.dumps(self.inventory), encoding="utf-8")
+        (folder / "vars.json").write_text(json.dumps(variables), encoding="utf-8")
+        program = Path(sys.executable).with_name("ansible-playbook")
+        command = [str(program), "-i", str(folder / "hosts.json"), "-e", f"@{folder / 'vars.json'}"]
+        return _run([*command, *options, str(path)], {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")})
+
+    def _log(self, name: str, since: float) -> list[dict[str, Any]]:
+        lines = self.run("sh", "-c", f"cat {LOGS}/{name}.jsonl 2>/dev/null || true").splitlines()
+        entries = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):  # the last one may be half written
+                entries.append(json.loads(line))
+        return [entry for entry in entries if entry["time"] >= since]
+
+    def _timed(self, what: str, do: Callable[[], Any]) -> None:
+        began = time.monotonic()
+        do()
+        self.seconds[what] = round(time.monotonic() - began, 1)
+
+
+def _reference(image: str) -> str:
+    """An image of this machine by its full reference: ``base`` is the newest voicefleet/base."""
+    if ":" in image:
+        return image
+    variable = os.environ.get(f"VOICEFLEET_{image.upper()}_IMAGE")
+    command = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"voicefleet/{image}"]
+    found = [variable] if variable else _run(command).split()
+    if not found:
+        raise HostError(f"no image voicefleet/{image} on this machine's engine: build it by `make images`")
+    return found[0]
+
+
+def _run(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, text: str | None = None
+) -> str:
+    done = subprocess.run(
+        command,
+        input=text,
+        stdin=subprocess.DEVNULL if text is None else None,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+    )
+    if done.returncode:
+        raise HostError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A GPU host for tests on a machine without one.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up")
+    up.add_argument("name")
+    up.add_argument("data", type=Path)
+    up.add_argument("--images", nargs="*", default=[])
+    up.add_argument("--traefik", action="store_true")
+    commands.add_parser("down").add_argument("name")
+    given = parser.parse_args()
+    host = GpuHost(given.name)
+    if given.command == "down":
+        host.down()
+    else:
+        host.up(json.loads(given.data.read_text(encoding="utf-8")), given.images, given.traefik)
+        print(json.dumps({"address": host.address, "images": host.images, "seconds": host.seconds}))
+
+
+if __name__ == "__main__":
+    main()
