@@ -33,7 +33,7 @@ GUARD_SECONDS = 10.0
 GUARD_POLL_SECONDS = 0.005
 # Renewals within one expiry: two may come late before anybody else takes over.
 RENEWALS = 3
-TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+TIME = "%Y-%m-%dT%H:%M:%S"
 
 
 class LockError(Exception):
@@ -168,8 +168,9 @@ class LockFile:
         try:
             with self._guard():
                 held = self._ours(token, _STOPPED)
-                now = self.clock()
-                renewed = dataclasses.replace(held, renewed_at=now, expires_at=now + self.expiry_seconds)
+                now = self._now()
+                expires_at = round(now + self.expiry_seconds, 3)
+                renewed = dataclasses.replace(held, renewed_at=now, expires_at=expires_at)
                 self._write(renewed)
                 return renewed
         except FileNotFoundError:
@@ -250,10 +251,13 @@ class LockFile:
             )
 
     def _take(self, owner: str, purpose: str, taken_over: str, warning: str) -> Acquired:
-        now = self.clock()
-        lock = Lock(owner, purpose, secrets.token_hex(16), now, now, now + self.expiry_seconds)
+        now = self._now()
+        lock = Lock(owner, purpose, secrets.token_hex(16), now, now, round(now + self.expiry_seconds, 3))
         self._write(lock)
         return Acquired(lock.token, lock, taken_over, warning)
+
+    def _now(self) -> float:
+        return round(self.clock(), 3)
 
     def _ours(self, token: str, remedy: str = "") -> Lock:
         held, damage = self._look()
@@ -338,17 +342,17 @@ def _is_file(handle: int, path: str) -> bool:
 
 
 def _iso(seconds: float) -> str:
-    whole = math.floor(seconds)
-    micro = min(int((seconds - whole) * 1e6), 999_999)
-    return time.strftime(TIME.replace("%f", f"{micro:06d}"), time.gmtime(whole))
+    """C(seconds) to the millisecond, which is as fine as the times of a lock are."""
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{time.strftime(TIME, time.gmtime(whole))}.{milliseconds:03d}Z"
 
 
 def _seconds(text: str) -> float:
     """The other way round. Raises ValueError and TypeError."""
     if not isinstance(text, str):
         raise TypeError(f"{text!r} is no time")
-    whole, _dot, micro = text.rstrip("Z").partition(".")
-    return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{micro or 0}")
+    whole, _dot, fraction = text.rstrip("Z").partition(".")
+    return round(calendar.timegm(time.strptime(whole, TIME)) + int(fraction or 0) / 1000, 3)
 
 
 def _clock(seconds: float) -> str:

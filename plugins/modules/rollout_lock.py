@@ -131,17 +131,17 @@ lock:
       description: Since when, in UTC.
       type: str
       returned: success
-      sample: "2026-11-23T09:18:31.250000Z"
+      sample: "2026-11-23T09:18:31.250Z"
     renewed_at:
       description: The last sign of life, in UTC.
       type: str
       returned: success
-      sample: "2026-11-23T09:19:02.500000Z"
+      sample: "2026-11-23T09:19:02.500Z"
     expires_at:
       description: When it may be taken over without another sign, in UTC.
       type: str
       returned: success
-      sample: "2026-11-23T09:19:32.500000Z"
+      sample: "2026-11-23T09:19:32.500Z"
 """
 
 from typing import Any

@@ -86,9 +86,9 @@ def test_people_can_read_the_file(lock: LockFile, path: str) -> None:
             "owner": "Zoë@control",
             "purpose": "upgrade",
             "token": token,
-            "acquired_at": "2026-11-23T09:18:31.250000Z",
-            "renewed_at": "2026-11-23T09:18:31.250000Z",
-            "expires_at": "2026-11-23T09:19:01.250000Z",
+            "acquired_at": "2026-11-23T09:18:31.250Z",
+            "renewed_at": "2026-11-23T09:18:31.250Z",
+            "expires_at": "2026-11-23T09:19:01.250Z",
         }
 
 
