@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is ours to change, what is missing, and what forbids it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._driver_choice import Card, Choice, Wish
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._driver_packages import Packages
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._driver_plan import Plan, Rules, Seen, plan
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._driver_state import Driver
+
+CARD = Card("0000:01:00.0", 0x2684)
+BARE = Driver("", "", "", False, "6.1", ("6.1",), (), (), (), False)
+RUNNING = replace(BARE, loaded_version="535.261.03", loaded_flavour="open", installed_version="535.261.03",
+                  built=("6.1",))  # fmt: skip
+CHOICE = Choice("distribution", 535, "open", precompiled=False)
+PACKAGES = Packages(tools=("dkms",), driver=("nvidia-open-kernel-dkms", "nvidia-smi"),
+                    aside=("nvidia-persistenced",), if_there=("linux-headers-6.1",),
+                    exclude=("nvidia-kernel-dkms",))  # fmt: skip
+NAMES = ("dkms", "nvidia-open-kernel-dkms", "nvidia-smi", "nvidia-persistenced")
+STATES = dict.fromkeys(NAMES, ("installed", "535.261.03-1"))
+OURS = Rules(ours=True)
+ANY = Wish()
+
+
+def made(
+    rules: Rules = OURS,
+    driver: Driver = RUNNING,
+    states: dict[str, tuple[str, str]] = STATES,
+    wish: Wish = ANY,
+    candidates: dict[str, str] | None = None,
+    choice: Choice = CHOICE,
+) -> Plan:
+    return plan([CARD], wish, rules, choice, PACKAGES, Seen(driver, states, candidates or {}))
+
+
+def test_a_host_without_cards_is_left_alone() -> None:
+    found = plan([], Wish(), Rules(), CHOICE, PACKAGES, Seen(BARE, {}))
+    assert (found.managed, found.reason, found.problems) == (False, "this host has no NVIDIA card", ())
+
+
+def test_a_bare_host_gets_everything_tools_first() -> None:
+    found = made(Rules(), BARE, {}, candidates={"linux-headers-6.1": "6.1.1"})
+    assert found.managed
+    assert found.missing == ("dkms", "linux-headers-6.1", *NAMES[1:])
+    assert not found.changes_library
+
+
+def test_a_host_that_has_it_all_gets_nothing() -> None:
+    found = made()
+    assert found.managed
+    assert (found.missing, found.outdated, found.purge, found.problems) == ((), (), (), ())
+    assert "below 535.309.01" in found.warnings[0]
+
+
+def test_a_package_that_is_half_configured_is_missing() -> None:
+    states = {**STATES, "nvidia-open-kernel-dkms": ("half-configured", "535.261.03-1")}
+    assert made(states=states).missing == ("nvidia-open-kernel-dkms",)
+
+
+def test_a_driver_that_was_there_before_is_kept() -> None:
+    found = made(Rules())
+    assert not found.managed
+    assert "it was there before this role" in found.reason
+    assert found.problems == ()
+    assert found.warnings
+
+
+def test_a_kept_driver_that_cannot_drive_the_card_is_refused() -> None:
+    blackwell = Card("0000:01:00.0", 0x2B85)
+    seen = Seen(replace(RUNNING, loaded_version=""), STATES)
+    found = plan([blackwell], Wish(), Rules(), CHOICE, PACKAGES, seen)
+    assert "branch 535 does not know it" in " ".join(found.problems)
+
+
+def test_managing_nothing_where_there_is_nothing_is_refused() -> None:
+    assert "nvidia_driver_manage is false" in made(Rules(manage=False), BARE, {}).problems[0]
+
+
+def test_the_run_installers_driver_is_not_replaced() -> None:
+    found = made(Rules(replace=True), replace(RUNNING, installer=True), {})
+    assert "nvidia-uninstall" in found.problems[0]
+
+
+def test_nothing_is_planned_where_nothing_fits() -> None:
+    found = made(choice=replace(CHOICE, problems=("It does not fit.",)))
+    assert (found.problems, found.missing) == (("It does not fit.",), ())
+
+
+@pytest.mark.parametrize(
+    ("policy", "driver", "said"),
+    [
+        ("never", RUNNING, "nvidia_driver_reboot_policy to if_idle"),
+        ("never", replace(RUNNING, loaded_version=""), ""),
+        ("if_idle", RUNNING, ""),
+        ("if_idle", replace(RUNNING, clients=("python3 (process 7)",)), "in use by python3 (process 7)"),
+        ("reboot", replace(RUNNING, clients=("python3 (process 7)",)), ""),
+    ],
+)
+def test_the_library_of_a_loaded_driver_changes_only_where_that_is_allowed(
+    policy: str, driver: Driver, said: str
+) -> None:
+    found = made(Rules(ours=True, reboot_policy=policy), driver, wish=Wish(version="535.309.01"))
+    assert found.outdated == ("nvidia-open-kernel-dkms", "nvidia-smi")
+    assert found.changes_library
+    assert bool(found.problems) == bool(said)
+    assert said in " ".join(found.problems)
