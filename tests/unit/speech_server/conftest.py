@@ -208,7 +208,10 @@ def spawn(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[...,
                 ],
                 env={
                     **os.environ,
-                    "PYTHONPATH": str(pytestconfig.rootpath / "roles/cosyvoice/files"),
+                    "PYTHONPATH": os.pathsep.join(
+                        str(pytestconfig.rootpath / path)
+                        for path in ("roles/cosyvoice/files", "tests/support")
+                    ),
                     **{f"SPEECH_{name.upper()}": str(value) for name, value in settings.items()},
                 },
                 stdout=out,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import InProcess
+from speech_server.engines.base import Mode
 from speech_stand_in import SENTENCE_SECONDS
 from test_audio import decode
 
@@ -61,6 +62,25 @@ def test_what_reaches_the_engine(hum: InProcess) -> None:
     assert (wish.text, wish.voice, wish.speed, wish.instructions) == ("Hello. World.", "hum", 2.0, "Whisper.")
 
 
+@pytest.mark.parametrize("audio", ["UklGRi4uLi4=", "data:audio/wav;base64,UklGRi4uLi4="])
+@pytest.mark.parametrize(
+    ("more", "mode"),
+    [
+        ({"ref_text": "What is said."}, Mode.ZERO_SHOT),
+        ({}, Mode.CROSS_LINGUAL),
+        ({"instructions": "Whisper.", "ref_text": "What is said."}, Mode.INSTRUCT),
+    ],
+)
+def test_a_recording_of_ones_own(hum: InProcess, audio: str, more: dict[str, str], mode: Mode) -> None:
+    assert speak(hum, ref_audio=audio, voice="whoever", **more).status_code == 200
+    wish = hum.engine.begun[-1]
+    assert (wish.mode, wish.reference_text, hum.engine.reference_seen) == (
+        mode,
+        more.get("ref_text"),
+        b"RIFF....",
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code", "param", "says"),
     [
@@ -75,7 +95,11 @@ def test_what_reaches_the_engine(hum: InProcess) -> None:
         ({"speed": 4.1}, 400, "invalid_value", "speed", "4"),
         ({"speed": "fast"}, 400, "invalid_value", "speed", "number"),
         ({"response_format": "ogg"}, 400, "invalid_value", "response_format", "'mp3'"),
-        ({"ref_audio": "data:..."}, 400, "unsupported_parameter", "ref_audio", "/inference_zero_shot"),
+        ({"ref_audio": "data:..."}, 400, "invalid_value", "ref_audio", "base64"),
+        ({"ref_audio": ""}, 400, "invalid_value", "ref_audio", "base64"),
+        ({"ref_audio": "https://example.com/a.wav"}, 400, "invalid_value", "ref_audio", "nothing is fetched"),
+        ({"ref_text": "Hello."}, 400, "missing_required_parameter", "ref_audio", "'ref_audio'"),
+        ({"ref_audio": "UklGRg==", "ref_text": "?"}, 400, "nothing_to_speak", "ref_text", "no letter"),
     ],
 )
 def test_refusals(

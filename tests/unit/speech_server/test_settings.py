@@ -52,6 +52,32 @@ def test_faults_are_named(variable: str, value: str, says: str) -> None:
     assert says in str(raised.value)
 
 
+COSYVOICE3 = {"SPEECH_ENGINE": "cosyvoice3", "SPEECH_MODEL_DIR": "/m", "SPEECH_CACHE_DIR": "/c"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, ""),
+        ({"SPEECH_TRT": "true"}, ""),
+        ({"SPEECH_FP16": "true", "SPEECH_VLLM": "true"}, ""),
+        ({"SPEECH_MODEL_DIR": ""}, "SPEECH_MODEL_DIR"),
+        ({"SPEECH_TRT": "true", "SPEECH_FP16": "true"}, "silence instead of speech"),
+        ({"SPEECH_VLLM": "true", "SPEECH_CACHE_DIR": ""}, "SPEECH_CACHE_DIR"),
+        ({"SPEECH_STREAM": "second"}, "wants none, first or all"),
+        ({"SPEECH_ENGINE": "piper", "SPEECH_MODEL_DIR": ""}, ""),
+    ],
+)
+def test_what_cosyvoice3_can_be_told(changes: dict[str, str], says: str) -> None:
+    environment = COSYVOICE3 | changes
+    if not says:
+        assert Settings.from_environment(environment).engine == environment["SPEECH_ENGINE"]
+        return
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment(environment)
+    assert says in str(raised.value)
+
+
 def test_all_faults_at_once() -> None:
     with pytest.raises(SettingsError) as raised:
         Settings.from_environment({"SPEECH_PORT": "x", "SPEECH_THREADS": "y"})
@@ -59,5 +85,5 @@ def test_all_faults_at_once() -> None:
 
 
 def test_an_engine_this_build_lacks() -> None:
-    with pytest.raises(SettingsError, match="this build has piper"):
+    with pytest.raises(SettingsError, match="this build has cosyvoice3, piper"):
         engines.make(Settings(engine="espeak"))

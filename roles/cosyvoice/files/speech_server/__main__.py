@@ -37,16 +37,21 @@ class PoliteServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, server: Server):
         super().__init__(config)
         self._server = server
+        server.end = self.end_well
         self.asked_at: float | None = None
         self.cut_short = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: begin to end. Second: end now."""
         if self.asked_at is None:
-            self.asked_at = time.monotonic()
-            self._server.readiness.stopping = True
+            self.end_well()
         else:
             self.cut_short = self.force_exit = self.should_exit = True
+
+    def end_well(self) -> None:
+        """Not ready from now on; the end comes when what is in hand is finished."""
+        self.asked_at = self.asked_at or time.monotonic()
+        self._server.readiness.stopping = True
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second by uvicorn; true ends its main loop."""
@@ -54,7 +59,9 @@ class PoliteServer(uvicorn.Server):
             settings = self._server.settings
             waited = time.monotonic() - self.asked_at
             idle = self._server.frame.active == 0
-            if (waited >= settings.linger_seconds and idle) or waited >= _longest_request_seconds(settings):
+            # Who was drained before is out of the router's list already.
+            out = max(waited, self._server.readiness.draining_seconds())
+            if (out >= settings.linger_seconds and idle) or waited >= _longest_request_seconds(settings):
                 self.should_exit = True
         return await super().on_tick(counter)
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from typing import Annotated, Any, Literal
 
@@ -13,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .audio import FORMATS
 from .checks import checked
-from .engines.base import Synthesis
+from .engines.base import Mode, Synthesis
 from .errors import ErrorAnswer, SpeechError, quoted
 from .speech import Desk
 
@@ -30,7 +32,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 _AUDIO = {format_.media_type.split(";")[0] for format_ in FORMATS.values()} | {"text/event-stream"}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_CLONING = ("ref_audio", "ref_text")
+_FIELD_NAMES = {"text": "input", "reference_audio": "ref_audio", "reference_text": "ref_text"}
+_DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 
 
 class VoiceReference(BaseModel):
@@ -51,6 +54,14 @@ class SpeechBody(BaseModel):
     speed: Annotated[float | None, Field(ge=0.25, le=4, allow_inf_nan=False)] = 1.0
     instructions: Annotated[str | None, Field(description="Ignored by engines that follow none")] = None
     stream_format: Literal["audio", "sse"] | None = "audio"
+    ref_audio: Annotated[
+        str | None,
+        Field(description="A recording whose voice is taken instead, as base64 or a data: URL of it"),
+    ] = None
+    ref_text: Annotated[str | None, Field(description="The recording's exact words")] = None
+    stream: Annotated[
+        bool | None, Field(description="Send parts of a sentence before it is finished, where the engine can")
+    ] = None
 
 
 class Model(BaseModel):
@@ -115,18 +126,24 @@ def router(desk: Desk) -> APIRouter:
         text = checked(body.input, "input", desk.settings.max_input_characters)
         if body.instructions:
             checked(body.instructions, "instructions", desk.settings.max_input_characters)
+        recording = _recording(body, desk)
         desk.require_ready()
+        instructions = body.instructions if desk.engine.follows_instructions else None
         wish = Synthesis(
             text,
-            voice=_voice(body.voice, desk),
+            _mode(body, instructions),
+            voice="" if recording else _voice(body.voice, desk),
+            reference_text=body.ref_text if recording else None,
             speed=1.0 if body.speed is None else body.speed,
-            instructions=body.instructions if desk.engine.follows_instructions else None,
+            instructions=instructions or None,
+            stream=body.stream,
         )
         return await desk.answer(
             request,
             wish,
             FORMATS[body.response_format or "mp3"],
-            {"text": "input"},
+            _FIELD_NAMES,
+            recording,
             events=body.stream_format == "sse",
             headers={"X-Ignored-Parameters": ", ".join(ignored)} if ignored else None,
         )
@@ -181,14 +198,53 @@ def _voice(asked: str | VoiceReference | None, desk: Desk) -> str:
     return voice
 
 
-def _ignored(body: SpeechBody, desk: Desk) -> list[str]:
-    """What will have no effect. What would make it another voice is refused rather than ignored."""
-    extra = body.model_extra or {}
-    for name in _CLONING:
-        if extra.get(name) is not None:
+def _mode(body: SpeechBody, instructions: str | None) -> Mode:
+    if body.ref_audio is None:
+        return Mode.VOICE
+    if instructions:
+        return Mode.INSTRUCT
+    return Mode.CROSS_LINGUAL if body.ref_text is None else Mode.ZERO_SHOT
+
+
+def _recording(body: SpeechBody, desk: Desk) -> bytes | None:
+    """The recording that came along; one that cannot be used is refused rather than ignored."""
+    for name in ("ref_audio", "ref_text"):
+        if getattr(body, name) is not None and Mode.ZERO_SHOT not in desk.engine.modes:
             raise SpeechError(
-                400, "unsupported_parameter", f"'{name}' is not taken here; see /inference_zero_shot.", name
+                400,
+                "unsupported_parameter",
+                f"'{name}' is not taken here: the engine {desk.engine.name!r} cannot clone voices.",
+                name,
             )
+    if body.ref_text is not None:
+        if body.ref_audio is None:
+            raise SpeechError(
+                400,
+                "missing_required_parameter",
+                "'ref_text' wants the 'ref_audio' it is said in.",
+                "ref_audio",
+            )
+        checked(body.ref_text, "ref_text", desk.settings.max_input_characters)
+    if body.ref_audio is None:
+        return None
+    wrong = SpeechError(
+        400,
+        "invalid_value",
+        "'ref_audio' is neither base64 nor a data: URL of it; nothing is fetched from elsewhere.",
+        "ref_audio",
+    )
+    try:
+        recording = base64.b64decode(_DATA_URL.sub("", body.ref_audio, count=1), validate=True)
+    except (binascii.Error, ValueError):
+        raise wrong from None
+    if not recording:
+        raise wrong
+    return recording
+
+
+def _ignored(body: SpeechBody, desk: Desk) -> list[str]:
+    """What will have no effect."""
+    extra = body.model_extra or {}
     ignored = sorted(re.sub(r"[^A-Za-z0-9_.-]", "?", name)[:40] for name in extra)[:20]
     if body.instructions and not desk.engine.follows_instructions:
         ignored.append("instructions")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -20,12 +20,14 @@ from .identity import Identity
 from .metrics import Metrics
 from .process import EXIT_HUNG, EXIT_LOAD_FAILED, Process
 from .readiness import Readiness
+from .recycling import Recycling
 from .runner import Runner
 from .settings import Settings
 from .speech import Desk
 from .watchdog import Watchdog
 
 _LOG = logging.getLogger(__name__)
+_REFRESH_SECONDS = 2.0  # between two looks at what lies beside the model; a few stat calls each
 _LAST_WORDS_SECONDS = 0.5  # for the answers of those who waited, and a health check that asks why
 
 
@@ -42,7 +44,17 @@ class Server:
         self.admission = Admission(settings.max_in_flight, settings.max_queued)
         self.metrics = Metrics(self.admission, self.readiness)
         self.runner = Runner(settings.max_in_flight, watchdog)
-        self.desk = Desk(settings, engine, self.readiness, self.admission, self.runner, self.metrics)
+        self.recycling = Recycling(settings.max_requests_per_process, engine)
+        self.end: Callable[[], None] = lambda: None  # ends the process as SIGTERM does
+        self.desk = Desk(
+            settings,
+            engine,
+            self.readiness,
+            self.admission,
+            self.runner,
+            self.metrics,
+            after_each=self._consider_end,
+        )
         self.api = self._api()
         self.frame = Frame(
             self.api,
@@ -51,13 +63,16 @@ class Server:
             headers=lambda: {"X-Replica": settings.replica, "X-Model-Version": self.identity.model_version},
             stopping=lambda: self.readiness.stopping,
         )
+        self.metrics.open_requests.set_function(lambda: self.frame.active)
 
     def _api(self) -> FastAPI:
         @asynccontextmanager
         async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
             loading = asyncio.create_task(self._load())  # meanwhile /livez and /healthz answer
+            refreshing = asyncio.create_task(self._refresh())
             yield
             loading.cancel()
+            refreshing.cancel()
 
         # No /docs: its page would load scripts from elsewhere, and many of these hosts have no elsewhere.
         api = FastAPI(
@@ -99,6 +114,24 @@ class Server:
         self.readiness.loaded = True
         fields = {"seconds": round(seconds, 3), "model": identity.model, "revision": identity.revision}
         _LOG.info("ready", extra={"fields": fields})
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            if not self.readiness.loaded:
+                continue
+            try:
+                await asyncio.to_thread(self.engine.refresh)
+            except Exception:
+                _LOG.exception("the look at what lies beside the model failed")
+
+    def _consider_end(self) -> None:
+        reason = self.recycling.reason()
+        if not reason or self.readiness.stopping:
+            return
+        self.readiness.stopping_reason = f"the process ends and starts anew: {reason}"
+        _LOG.warning("the process ends and starts anew", extra={"fields": {"reason": reason}})
+        self.end()
 
     def _hung(self, reason: str) -> None:
         self.readiness.failure = f"the process is ending: {reason}"

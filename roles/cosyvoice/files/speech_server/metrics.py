@@ -33,6 +33,7 @@ class Metrics:
         gauge("ready", "1 when /healthz is 200").set_function(lambda: float(readiness.obstacle() is None))
         gauge("in_flight", "Requests the engine works on").set_function(lambda: admission.in_flight)
         gauge("queued", "Requests that wait for the engine").set_function(lambda: admission.queued)
+        self.open_requests = gauge("open_requests", "Speech requests that are not answered to the last byte")
         gauge("capacity", "Requests the engine takes at once").set(admission.max_in_flight)
         gauge("queue_capacity", "Requests that may wait").set(admission.max_queued)
         self.info = gauge("info", "Always 1", ("service", "replica", "engine", "model", "revision"))

@@ -31,7 +31,10 @@ class Alive(BaseModel):
 
 class Version(BaseModel):
     """What this replica is. `weights_digest` is the SHA-256 over one line `<sha256>  <name>\\n` for each of
-    `weights_files`, in the order of their names (as `sha256sum` prints them); null until loaded."""
+    `weights_files`, in the order of their names (as `sha256sum` prints them); null until loaded.
+
+    `voices_digest` is the same over the files of the voices laid down for it; null for an engine that takes
+    none. `voices_refused` names those of them that cannot be used, and why."""
 
     service: str
     replica: str
@@ -41,6 +44,8 @@ class Version(BaseModel):
     weights_digest: str | None
     weights_files: dict[str, str]
     modes: list[Mode]
+    voices_digest: str | None
+    voices_refused: dict[str, str]
 
 
 class Overview(BaseModel):
@@ -83,6 +88,8 @@ def router(desk: Desk, identity: Identity) -> APIRouter:
             weights_digest=identity.weights_digest,
             weights_files=identity.weights_files,
             modes=sorted(desk.engine.modes),
+            voices_digest=desk.engine.voices_digest,
+            voices_refused=dict(desk.engine.voices_refused),
         )
 
     @routes.get(

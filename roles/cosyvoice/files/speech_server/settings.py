@@ -53,6 +53,15 @@ def _seconds(least: float, most: float) -> Callable[[str], float]:
     return parse
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"wants {', '.join(words[:-1])} or {words[-1]}")
+        return value
+
+    return parse
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "engine": _name,
     "host": str,
@@ -76,6 +85,13 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "voices_dir": Path,
     "model_dir": Path,
     "log_texts": _bool,
+    "max_requests_per_process": _whole(0, 1_000_000_000),
+    "stream": _one_of("none", "first", "all"),
+    "fp16": _bool,
+    "vllm": _bool,
+    "trt": _bool,
+    "cache_dir": Path,
+    "seed": _whole(0, 2**32 - 2),
 }
 
 
@@ -110,6 +126,16 @@ class Settings:
     voices_dir: Path = Path("/voices")  # recordings, for engines that clone
     model_dir: Path | None = None  # none: what the engine ships
     log_texts: bool = False
+    # Requests until a clean restart (drained first), for models that grow; 0: never. Each process draws its
+    # own number from three quarters to all of it, so that replicas that share the load do not go all at once.
+    max_requests_per_process: int = 0
+    # What follows is of the engine cosyvoice3; README.md says what each needs.
+    stream: str = "first"  # pieces that are streamed while they are made: none, the first of a text, or all
+    fp16: bool = False  # autocast only: the weights stay as they are
+    vllm: bool = False  # the language model by vLLM, which takes a fifth of the whole card
+    trt: bool = False  # the flow decoder by TensorRT
+    cache_dir: Path | None = None  # writable; what vllm and trt build for this card
+    seed: int | None = None  # the same request then gives the same sound
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -130,6 +156,27 @@ class Settings:
                     faults.append(f"{variable}={value!r}: {error}")
         if "replica" not in values:
             values["replica"] = socket.gethostname() or "replica"
+        if not faults:
+            settings = cls(**values)
+            faults = settings.conflicts()
         if faults:
             raise SettingsError("\n".join(faults))
-        return cls(**values)
+        return settings
+
+    def conflicts(self) -> list[str]:
+        """Settings that cannot be had together."""
+        if self.engine != "cosyvoice3":
+            return []
+        faults = []
+        if self.model_dir is None:
+            faults.append("SPEECH_MODEL_DIR: the engine cosyvoice3 wants the directory of its weights")
+        if self.trt and self.fp16:
+            faults.append(
+                "SPEECH_TRT and SPEECH_FP16: together they give silence instead of speech "
+                "(github.com/FunAudioLLM/CosyVoice issue 1930); choose one"
+            )
+        if (self.trt or self.vllm) and self.cache_dir is None:
+            faults.append(
+                "SPEECH_CACHE_DIR: SPEECH_TRT and SPEECH_VLLM want a writable directory for what they build"
+            )
+        return faults

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from .admission import Admission
 from .audio import SAMPLE_RATE_HZ, Encoder, Format
 from .checks import nothing_to_speak
-from .engines.base import Engine, Samples, Synthesis, WishRefused
+from .engines.base import Engine, Synthesis, WishRefused
 from .errors import SpeechError
 from .frame import Record, record_of
 from .metrics import Metrics
@@ -48,6 +48,7 @@ class Desk:
         admission: Admission,
         runner: Runner,
         metrics: Metrics,
+        after_each: Callable[[], None] = lambda: None,
     ):
         self.settings = settings
         self.engine = engine
@@ -55,6 +56,7 @@ class Desk:
         self.admission = admission
         self.runner = runner
         self.metrics = metrics
+        self._after_each = after_each  # whenever the engine has come back
         self._supervised: set[asyncio.Task[None]] = set()
 
     def require_ready(self) -> None:
@@ -163,6 +165,7 @@ class Desk:
             self.metrics.audio_seconds.inc(work.audio_seconds)
             if work.complete and work.audio_seconds:
                 self.metrics.real_time_factor.observe(work.engine_seconds / work.audio_seconds)
+            self._after_each()
 
     def _output(self, record: Record, format_: Format) -> Output | None:
         if not self.settings.save_outputs:
@@ -215,8 +218,8 @@ class _Work:
             at_the_end.callback(self._close_output)
             self.engine.check(wish)
             chunks = self.engine.synthesize(wish)
-            at_the_end.callback(self._let_go, chunks)
-            one_piece = len(sentences(wish.text)) == 1 and not self.engine.streams_within_sentences
+            at_the_end.callback(chunks.close)
+            one_piece = len(sentences(wish.text)) == 1 and not self.engine.streams_within_sentences(wish)
             encoder = Encoder(self.format_, self.engine.sample_rate_hz, whole=one_piece)
             for samples in chunks:
                 yield self._kept(encoder.encode(samples))
@@ -224,13 +227,6 @@ class _Work:
             yield self._kept(encoder.finish())
             self.audio_seconds = encoder.audio_seconds
             self.complete = True
-
-    def _let_go(self, chunks: Generator[Samples]) -> None:
-        if self.engine.must_be_drained:
-            for _samples in chunks:
-                pass
-        else:
-            chunks.close()
 
     def _close_output(self) -> None:
         if self.output:

@@ -9,7 +9,7 @@ from importlib import import_module
 from ..settings import Settings, SettingsError
 from .base import Engine
 
-_CLASSES = {"piper": "PiperEngine"}
+_CLASSES = {"cosyvoice3": "CosyVoice3Engine", "piper": "PiperEngine"}
 
 
 def make(settings: Settings) -> Engine:

@@ -51,6 +51,8 @@ class Synthesis:
     reference_text: str | None = None
     instructions: str | None = None
     speed: float = 1.0
+    # Whether parts of a sentence may come before the whole; None: as the engine thinks best.
+    stream: bool | None = None
 
 
 class WishRefused(Exception):  # noqa: N818 - it is the caller's fault, not an error of ours
@@ -68,11 +70,6 @@ class Engine(ABC):
     name: ClassVar[str]
     modes: ClassVar[frozenset[Mode]] = frozenset({Mode.VOICE})
     follows_instructions: ClassVar[bool] = False  # in Mode.VOICE too
-    # True for models that leak or go on when their generator is closed early: after the caller has left it
-    # is then run to its end, and the slot stays taken until there.
-    must_be_drained: ClassVar[bool] = False
-    # True for models that yield before a sentence is finished.
-    streams_within_sentences: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -100,6 +97,28 @@ class Engine(ABC):
     def model_files(self) -> Mapping[str, Path]:
         """The files that decide how the model sounds, by a name that is the same on every host."""
 
+    @property
+    def voices_digest(self) -> str | None:
+        """SHA-256 of the voices laid down beside the model; None for an engine that takes none."""
+        return None
+
+    @property
+    def voices_refused(self) -> Mapping[str, str]:
+        """The voices among them that are left out, each with the reason."""
+        return {}
+
+    def refresh(self) -> None:  # noqa: B027 - most engines have nothing to look at
+        """Look again at what may change beside the model (voices). Called every few seconds, on a thread of
+        its own and never at the same time twice: must not wait for the model."""
+
+    def streams_within_sentences(self, _wish: Synthesis) -> bool:
+        """Whether parts will come before a sentence is finished."""
+        return False
+
+    def worn_out(self) -> str:
+        """Why the process should start anew once what is in hand is finished; empty while it is fit."""
+        return ""
+
     def check(self, wish: Synthesis) -> None:  # noqa: B027 - most engines have nothing to add
         """Raise WishRefused for what would fail; called on the worker thread just before `synthesize`."""
 
@@ -107,5 +126,6 @@ class Engine(ABC):
     def synthesize(self, wish: Synthesis) -> Generator[Samples]:
         """Speak: a generator of samples, each part as soon as it is there (a sentence, or less).
 
-        May raise WishRefused before the first part. Anything else raised counts as the engine's fault.
+        May raise WishRefused before the first part. Anything else raised counts as the engine's fault. Closed
+        early when the caller has left; a model that must not be stopped is then run on until it may be.
         """

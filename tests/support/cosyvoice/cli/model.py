@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Part of the stand-in: the model, with a thread for its language model as upstream has it.
+
+Words in a text that make it misbehave:
+Clip-once, Clip-always: four tokens, the first time or every time. Explode: the thread dies after some tokens.
+Explode-early: before the first. Stuck: the thread waits until `release` is set. Mute: silence. Broken: NaN.
+Flow-dies: an exception in the second chunk, outside the thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid as uuids
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from ..tensors import Tensor
+from .frontend import END_OF_PROMPT
+
+RATE_HZ = 24000
+TOKENS_PER_SECOND = 25
+SAMPLES_PER_TOKEN = RATE_HZ // TOKENS_PER_SECOND
+LETTERS_PER_SECOND = 15
+WIDE_PER_SECOND = 4.5
+CLIPPED_TOKENS = 4
+POLL_SECONDS = 0.002  # upstream: 0.1
+PRE_LOOKAHEAD = 3
+
+
+class CosyVoice3Model:
+    """`spoken` is the stand-in's own: what was asked of it, for tests to look at."""
+
+    def __init__(self, fp16: bool = False, device: str = "cpu"):
+        self.fp16 = fp16
+        self.device = device
+        self.broken = False  # fp16 with TensorRT
+        self.token_hop_len = 25
+        self.token_max_hop_len = 4 * 25
+        self.stream_scale_factor = 2
+        self.lock = threading.Lock()
+        self.tts_speech_token_dict: dict[str, list[int]] = {}
+        self.llm_end_dict: dict[str, bool] = {}
+        self.hift_cache_dict: dict[str, Any] = {}
+        self.spoken: list[dict[str, Any]] = []
+        self.release = threading.Event()
+        self.clipped: set[str] = set()
+
+    def llm_job(
+        self,
+        text: Tensor,
+        prompt_text: Tensor,
+        llm_prompt_speech_token: Tensor,
+        llm_embedding: Tensor,
+        uuid: str,
+    ) -> None:
+        ids = [*prompt_text.numpy()[0], *text.numpy()[0]]
+        assert END_OF_PROMPT in ids, "<|endofprompt|> not detected in CosyVoice3 text or prompt_text"
+        words = spelled(text).partition("<|endofprompt|>")
+        for number in range(self._count(words[2] or words[0])):
+            if number == 3 and "Stuck" in words[0] + words[2]:
+                self.release.wait()
+            if "Explode-early" in words[0] + words[2]:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            if number == 40 and "Explode" in words[0] + words[2]:
+                raise RuntimeError("CUDA out of memory")
+            self.tts_speech_token_dict[uuid].append(number)
+        self.llm_end_dict[uuid] = True
+
+    def _count(self, text: str) -> int:
+        if "Clip-always" in text or ("Clip-once" in text and text not in self.clipped):
+            self.clipped.add(text)
+            return CLIPPED_TOKENS
+        wide = sum(ord(character) > 0x2E80 for character in text)
+        seconds = wide / WIDE_PER_SECOND + (len(text) - wide) / LETTERS_PER_SECOND
+        return max(5, round(seconds * TOKENS_PER_SECOND))
+
+    def token2wav(
+        self,
+        token: list[int],
+        pitch_hz: float,
+        first: int,
+        speed: float,
+        final: bool,
+        streamed: bool,
+        words: str,
+    ) -> Tensor:
+        if not token:
+            raise RuntimeError("Calculated padded input size per channel: (2). Kernel size can't be greater")
+        if "Flow-dies" in words and first:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if speed != 1.0:
+            assert final, "speed change only support non-stream inference mode"
+            assert not streamed, "speed change only support non-stream inference mode"
+        count = int((len(token) - first) * SAMPLES_PER_TOKEN / speed)
+        times = (np.arange(count) + first * SAMPLES_PER_TOKEN) / RATE_HZ
+        speech = 0.3 * np.sin(2 * np.pi * pitch_hz * times)
+        if "Mute" in words:
+            speech *= 0
+        if self.broken or "Broken" in words:
+            speech += np.nan
+        return Tensor(speech.astype(np.float32).reshape(1, -1))
+
+    def tts(
+        self,
+        text: Tensor,
+        flow_embedding: Tensor,
+        llm_embedding: Tensor,
+        prompt_text: Tensor | None = None,
+        llm_prompt_speech_token: Tensor | None = None,
+        stream: bool = False,
+        speed: float = 1.0,
+        **_more: Any,
+    ) -> Generator[dict[str, Tensor]]:
+        prompt_text = prompt_text or Tensor(np.zeros((1, 0), np.int32))
+        llm_token = llm_prompt_speech_token or Tensor(np.zeros((1, 0), np.int32))
+        words, prompt = spelled(text), spelled(prompt_text)
+        self.spoken.append(
+            {
+                "text": words,
+                "prompt_text": prompt,
+                "prompt_tokens": llm_token.shape[1],
+                "stream": stream,
+                "speed": speed,
+                "first_hop": self.token_hop_len,
+            }
+        )
+        # The voice, and what an instruction makes of it: only one without the recording's own words is one.
+        pitch_hz = float(flow_embedding.numpy()[0, 0])
+        if prompt and not llm_token.shape[1]:
+            pitch_hz *= 1 + (sum(map(ord, prompt)) % 7 + 1) / 10
+        this_uuid = str(uuids.uuid1())
+        with self.lock:
+            self.tts_speech_token_dict[this_uuid], self.llm_end_dict[this_uuid] = [], False
+            self.hift_cache_dict[this_uuid] = None
+        thread = threading.Thread(
+            target=self.llm_job,
+            args=(text, prompt_text, llm_token, llm_embedding, this_uuid),
+            name="llm-stand-in",
+            daemon=True,  # upstream's is not; a test that leaves one hanging must end all the same
+        )
+        thread.start()
+        offset = 0
+        if stream is True:
+            while True:
+                time.sleep(POLL_SECONDS)
+                hop, made = self.token_hop_len, self.tts_speech_token_dict[this_uuid]
+                if len(made) - offset >= hop + PRE_LOOKAHEAD:
+                    speech = self.token2wav(made[: offset + hop], pitch_hz, offset, speed, False, True, words)
+                    offset += hop
+                    self.token_hop_len = min(
+                        self.token_max_hop_len, self.token_hop_len * self.stream_scale_factor
+                    )
+                    yield {"tts_speech": speech}
+                if self.llm_end_dict[this_uuid] is True and len(made) - offset < hop + PRE_LOOKAHEAD:
+                    break
+        thread.join()
+        made = self.tts_speech_token_dict[this_uuid]
+        yield {"tts_speech": self.token2wav(made, pitch_hz, offset, speed, True, offset > 0, words)}
+        with self.lock:
+            self.tts_speech_token_dict.pop(this_uuid)
+            self.llm_end_dict.pop(this_uuid)
+            self.hift_cache_dict.pop(this_uuid)
+
+
+def spelled(tokens: Tensor) -> str:
+    """The text again."""
+    return "".join("<|endofprompt|>" if value == END_OF_PROMPT else chr(value) for value in tokens.numpy()[0])
