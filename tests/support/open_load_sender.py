@@ -189,9 +189,12 @@ class StreamKind:
         self.rng = rng
 
     def ask(self) -> tuple[float, str, bytes, str]:
-        """Length in seconds, path, body, and the body's type. POST, as speech is: nobody sends it twice."""
+        """Length in seconds, path, body, and the body's type.
+
+        A POST, as speech is: no proxy sends it twice. Without a body: see hard_service/server.py.
+        """
         seconds = self.rng.choices(self.lengths, self.weights)[0]
-        return seconds, f"{self.path}/stream?seconds={seconds:g}", b"please", "text/plain"
+        return seconds, f"{self.path}/stream?seconds={seconds:g}", b"", "text/plain"
 
     def judge(self, _asked: float, request_id: str, answer: Answer) -> None:
         """Raises AnswerError when it is not the whole answer to this request."""
@@ -203,7 +206,10 @@ class StreamKind:
 
 
 class SpeechKind:
-    """Speech as OpenAI's clients ask for it; the WAV has to be whole and as long as its text."""
+    """Speech as OpenAI's clients ask for it; the WAV has to be whole and as long as its text.
+
+    These POSTs have a body. On an overloaded machine use new_connections=1: see hard_service/server.py.
+    """
 
     def __init__(self, config: Config, rng: random.Random) -> None:
         # Only here: the hard service's load needs nothing of the collection.
