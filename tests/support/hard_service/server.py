@@ -109,6 +109,7 @@ class Service:
         self.settings = settings
         self.loaded = False
         self.stopping = False
+        self.started_at = time.time()
         self.in_flight = 0
         self.open_connections: set[asyncio.StreamWriter] = set()
         self.busy: set[asyncio.StreamWriter] = set()
@@ -345,6 +346,7 @@ class Service:
             "hard_queued": len(self.waiting),
             "hard_capacity": self.settings.max_in_flight,
             "hard_queue_capacity": self.settings.max_queued,
+            "process_start_time_seconds": self.started_at,
         }
         lines = [
             line for name, value in gauges.items() for line in (f"# TYPE {name} gauge", f"{name} {value}")
