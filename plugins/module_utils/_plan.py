@@ -1,15 +1,15 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What has to happen, replica by replica, so that the wanted replicas run on their slots.
+"""What a plan is about: slots, replicas as they are observed, steps, and how many replicas are wanted.
 
-This module util is private to the collection. It knows neither Docker nor Ansible: slots and observed
-replicas go in, ordered steps come out.
+This module util is private to the collection. It knows neither Docker nor Ansible. The steps are found in
+_plan_steps.py, and what forbids a plan is in _plan_rules.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Action = Literal["keep", "start", "create", "replace", "remove"]
@@ -28,9 +28,14 @@ class Slot:
     memory_mib: int | None = None
 
     @property
+    def card(self) -> str:
+        """The card's UUID, or V(cpu)."""
+        return self.gpu or "cpu"
+
+    @property
     def key(self) -> str:
         """The slot's name in a container's labels, for example V(GPU-5a0e.../0) or V(cpu/1)."""
-        return f"{self.gpu or 'cpu'}/{self.index}"
+        return f"{self.card}/{self.index}"
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,30 @@ class Observed:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def card(self) -> str:
+        """The card that it sits on, as C(Slot.card)."""
+        return card_of(self.slot)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has, or may have again at any moment, memory of its card."""
+        return self.state in ("running", "restarting", "paused")
+
+    @property
+    def serving(self) -> bool:
+        """Whether callers are sent to it."""
+        return self.state == "running" and self.health == "healthy" and not self.draining
+
+    @property
     def idle(self) -> str:
-        """Why it does not serve although it is as wanted; empty when it does, or will by itself."""
-        if self.state not in ("running", "restarting"):
+        """Why it does not serve; empty when it does."""
+        if self.state != "running":
             return f"it is {self.state}"
-        return "it was left draining" if self.draining else ""
+        if self.draining:
+            return "it was left draining"
+        if self.health == "starting":
+            return "it is still starting"
+        return "" if self.serving else f"its health is {self.health}"
 
 
 @dataclass(frozen=True)
@@ -72,10 +96,57 @@ class Step:
     reason: str
     slot: Slot | None = None
     container_id: str | None = None
+    # The new container starts, on a slot that nobody has, before the old one is drained.
+    surge: bool = False
+    # A replica that serves is out while the step lasts, or for good.
+    takes_out: bool = False
+    # The first replica that serves to be replaced: the others are there to compare it with.
+    canary: bool = False
+    from_slot: str = ""
+    from_revision: str = ""
+    to_revision: str = ""
 
     def __str__(self) -> str:
         where = f" on {self.slot.key}" if self.slot else ""
         return f"{self.action} {self.name}{where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """All containers of one number: the one that bears its name, and one that a run cut off has set aside."""
+
+    number: int
+    current: Observed | None = None
+    aside: Observed | None = None
+
+    @property
+    def containers(self) -> tuple[Observed, ...]:
+        """The current one first."""
+        return tuple(each for each in (self.current, self.aside) if each)
+
+    @property
+    def here(self) -> Observed:
+        """The one that bears its name, or did until a run was cut off."""
+        return self.containers[0]
+
+    @property
+    def serving(self) -> bool:
+        """Whether any of them is."""
+        return any(each.serving for each in self.containers)
+
+
+def card_of(key: str) -> str:
+    """The card of the slot with this key."""
+    return key.rpartition("/")[0]
+
+
+def replicas_of(observed: Sequence[Observed]) -> dict[int, Replica]:
+    """The observed containers by the number of their replica, in order."""
+    found: dict[int, Replica] = {}
+    for each in sorted(observed, key=lambda each: each.number):
+        known = found.get(each.number, Replica(each.number))
+        found[each.number] = replace(known, aside=each) if each.aside else replace(known, current=each)
+    return found
 
 
 def wanted_count(service: str, asked: int | str, slots: Sequence[Slot] | None, summary: str) -> int:
@@ -108,74 +179,3 @@ def wanted_count(service: str, asked: int | str, slots: Sequence[Slot] | None, s
 def spread(slots: Sequence[Slot]) -> list[Slot]:
     """Slots in the order in which replicas take them: the first of each card, then the second of each."""
     return sorted(slots, key=lambda slot: slot.index)
-
-
-def plan(
-    service: str,
-    count: int,
-    slots: Sequence[Slot] | None,
-    observed: Sequence[Observed],
-    spec_of: Callable[[int, Slot], str],
-) -> list[Step]:
-    """Ordered steps from what is observed to C(count) replicas.
-
-    A replica keeps its slot while that slot exists, so a second plan decides as the first. Never two on one
-    slot: what frees a slot stands before what needs it. What adds capacity without taking a slot from anyone
-    comes first, so that a replacement finds its neighbours already at work.
-
-    C(spec_of(number, slot)) is the hash of the specification that the replica is to have there.
-    """
-    places = spread(slots if slots is not None else [Slot(None, index) for index in range(count)])
-    by_key = {slot.key: slot for slot in places}
-    by_number: dict[int, Observed] = {}
-    for replica in sorted(observed, key=lambda replica: (replica.number, replica.aside)):
-        by_number.setdefault(replica.number, replica)
-    cut_off = {replica.number for replica in observed if replica.aside}
-    occupied = {replica.slot for replica in observed}
-
-    seats: dict[int, Slot] = {}
-    for replica in by_number.values():
-        slot = by_key.get(replica.slot)
-        if replica.number <= count and slot and slot not in seats.values():
-            seats[replica.number] = slot
-    free = [slot for slot in places if slot not in seats.values()]
-    # A slot that nobody sits on needs no waiting; prefer it for the replicas still to be seated.
-    free.sort(key=lambda slot: slot.key in occupied)
-    for number in range(1, count + 1):
-        if number not in seats:
-            seats[number] = free.pop(0)
-
-    removes = [
-        Step("remove", number, f"{service}-{number}", f"{count} wanted", container_id=replica.container_id)
-        for number, replica in by_number.items()
-        if number > count
-    ]
-    keeps: list[Step] = []
-    early: list[Step] = []
-    replaces: list[Step] = []
-    late: list[Step] = []
-    for number, slot in sorted(seats.items()):
-        name = f"{service}-{number}"
-        seated = by_number.get(number)
-        if seated is None:
-            step = Step("create", number, name, "wanted and not there", slot)
-            (late if slot.key in occupied else early).append(step)
-            continue
-        reason = _difference(seated, slot, spec_of(number, slot))
-        if number in cut_off:
-            reason = "an earlier run was cut off while it was replaced"
-        if reason:
-            replaces.append(Step("replace", number, name, reason, slot, seated.container_id))
-        elif seated.idle:
-            early.append(Step("start", number, name, seated.idle, slot, seated.container_id))
-        else:
-            keeps.append(Step("keep", number, name, "as wanted", slot, seated.container_id))
-    return [*keeps, *early, *removes, *replaces, *late]
-
-
-def _difference(replica: Observed, slot: Slot, spec: str) -> str:
-    if replica.slot != slot.key:
-        return f"its slot {replica.slot} is gone or taken"
-    if replica.spec != spec:
-        return f"its specification changed ({replica.spec or 'none'} -> {spec})"
-    return ""

@@ -12,9 +12,9 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import 
     PlanError,
     Slot,
     Step,
-    plan,
     wanted_count,
 )
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan_steps import plan
 from hypothesis import given
 from hypothesis import strategies as st
 
