@@ -243,6 +243,11 @@ def _wish_problems(wish: Wish, host: Host, source: str) -> tuple[str, ...]:
             f"nvidia_driver_version {wish.version} is not of nvidia_driver_branch {wish.branch}: drop one "
             "of them."
         )
+    if wish.version and host.kind == "RedHat":
+        problems.append(
+            f"On {host.name} this role keeps a branch, not a build of it: leave nvidia_driver_version empty "
+            "and set nvidia_driver_branch."
+        )
     releases = _RELEASES.get(host.kind, ())
     if host.release not in releases:
         problems.append(

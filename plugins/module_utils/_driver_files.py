@@ -22,6 +22,8 @@ NOUVEAU = "/etc/modprobe.d/voicefleet-nouveau.conf"
 REPOSITORY_RPM = "/etc/yum.repos.d/voicefleet-nvidia-driver.repo"
 KEY_RPM = "/etc/pki/rpm-gpg/voicefleet-nvidia-driver"
 PERSISTENCE = "/etc/systemd/system/nvidia-persistenced.service.d/voicefleet.conf"
+# Each of them, should it be there, is the role's own.
+ALL = (SOURCES, KEY, PINS, UNATTENDED, NOUVEAU, REPOSITORY_RPM, KEY_RPM, PERSISTENCE)
 
 _HEAD = "# Written by the role nvidia_driver of voicefleet.cosyvoice.\n"
 # What Debian keeps the driver in, apart from main.

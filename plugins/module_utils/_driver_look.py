@@ -118,6 +118,7 @@ def look(request: Request, record: Json) -> Json:
             "unbuilt": _driver_state.unbuilt_kernels("/"),
             "services": _driver_state.active_services() if cards else [],
             "persistence_unit": bool(_driver_state.service_unit("nvidia-persistenced")),
+            "initramfs": bool(_driver_state.initramfs_images("/")),
             "stale_initramfs": _driver_state.stale_initramfs("/", _driver_files.NOUVEAU),
         },
         "plan": plan,
@@ -127,12 +128,19 @@ def look(request: Request, record: Json) -> Json:
             else []
         ),
         "stream": wanted.stream,
+        "install": [
+            f"{name}={candidates[name]}" if name in wanted.driver and name in candidates else name
+            for name in (*plan.missing, *plan.outdated)
+        ],
         "packages": {name: version for name, (_state, version) in states.items()},
+        "broken": sorted(name for name, (state, _version) in states.items() if state != "installed"),
         "repository": {
             **asdict(repository),
             "key": _driver_files.KEY_RPM if host.kind == "RedHat" else _driver_files.KEY,
         },
         "files": files(request, host, choice, repository) if plan.managed and choice.branch else [],
+        "all_files": [path for path in _driver_files.ALL if os.path.exists(path)],
+        "mismatch": _driver_state.mismatch(driver),
         "reboot": {"due": bool(reasons), "reasons": reasons, "loadable": _driver_state.loadable(driver)},
     }
 
@@ -161,7 +169,25 @@ def files(request: Request, host: Host, choice: Choice, repository: _driver_file
         ]
     drop_in = _driver_files.persistence(_driver_state.service_unit("nvidia-persistenced"))
     listed.append((_driver_files.PERSISTENCE, drop_in, "after"))
-    return [{"path": path, "content": content, "part": part} for path, content, part in listed if content]
+    return [
+        {
+            "path": path,
+            "content": content,
+            "part": part,
+            "differs": _differs(path, content),
+            "folder": os.path.isdir(os.path.dirname(path)),
+        }
+        for path, content, part in listed
+        if content
+    ]
+
+
+def _differs(path: str, content: str) -> bool:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read() != content
+    except (OSError, ValueError):
+        return True
 
 
 def _source_problems() -> tuple[str, ...]:

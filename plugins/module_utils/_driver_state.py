@@ -257,18 +257,20 @@ def service_unit(name: str) -> str:
     return ""
 
 
+def initramfs_images(root: str) -> list[str]:
+    """The images that this host's kernels start from, by path."""
+    patterns = ("boot/initrd.img-*", "boot/initramfs-*.img")
+    found = (path for pattern in patterns for path in glob.glob(os.path.join(root, pattern)))
+    return [path for path in found if "rescue" not in path and os.path.isfile(path)]
+
+
 def stale_initramfs(root: str, newer_than: str) -> bool:
     """Whether an image that a kernel starts from is older than that file, and so does not hold it."""
     try:
         written = os.stat(newer_than).st_mtime
     except OSError:
         return False
-    images = glob.glob(os.path.join(root, "boot/initrd.img-*")) + glob.glob(
-        os.path.join(root, "boot/initramfs-*.img")
-    )
-    return any(
-        os.stat(path).st_mtime < written for path in images if "rescue" not in path and os.path.isfile(path)
-    )
+    return any(os.stat(path).st_mtime < written for path in initramfs_images(root))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

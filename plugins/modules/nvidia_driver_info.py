@@ -152,18 +152,19 @@ driver:
     loaded_version: {description: Of the loaded module., type: str, returned: always}
     loaded_flavour: {description: Of the loaded module., type: str, returned: always}
     installed_version: {description: Of the library on disk., type: str, returned: always}
-    nouveau: {description: Whether the kernel's own driver is loaded., type: bool, returned: always}
+    nouveau: {description: Whether nouveau is loaded., type: bool, returned: always}
     running_kernel: {description: The release that runs., type: str, returned: always}
     kernels: {description: Releases that may boot., type: list, elements: str, returned: always}
     built: {description: Those with a module of the driver., type: list, elements: str, returned: always}
     unbuilt: {description: Those with headers and no module., type: list, elements: str, returned: always}
     clients: {description: Programs at a card., type: list, elements: str, returned: always}
-    modules: {description: 'Loaded modules, in the order of unloading.', type: list, elements: str, returned:
-    always} installer: {description: Whether it came from the .run installer., type: bool, returned: always}
-    services: {description: NVIDIA's services that run., type: list, elements: str, returned: always}
+    modules: {description: Loaded modules as they unload., type: list, elements: str, returned: always}
+    installer: {description: Whether it came from the .run installer., type: bool, returned: always}
+    services: {description: "NVIDIA's services that run.", type: list, elements: str, returned: always}
     persistence_unit: {description: Whether nvidia-persistenced is there., type: bool, returned: always}
-    stale_initramfs: {description: Whether a kernel may still start with nouveau., type: bool, returned:
-always} plan:
+    initramfs: {description: Whether kernels start from an image., type: bool, returned: always}
+    stale_initramfs: {description: Whether nouveau may be in it still., type: bool, returned: always}
+plan:
   description: What is to be done.
   type: dict
   returned: always
@@ -172,6 +173,11 @@ always} plan:
     reason: {description: Why it is or is not., type: str, returned: always}
     tools: {description: Missing packages to install first., type: list, elements: str, returned: always}
     missing: {description: All missing packages., type: list, elements: str, returned: always}
+    install:
+      description: What to tell apt to install, with the build that the sources have of the driver.
+      type: list
+      elements: str
+      returned: always
     outdated: {description: Packages in another build., type: list, elements: str, returned: always}
     purge: {description: Packages that have to go first., type: list, elements: str, returned: always}
     changes_library: {description: Whether programs will meet another library., type: bool, returned: always}
@@ -182,14 +188,35 @@ packages:
   description: The versions of all packages that are there, finished or not.
   type: dict
   returned: always
+broken:
+  description: Packages that are there and not fully installed.
+  type: list
+  elements: str
+  returned: always
 repository:
   description: NVIDIA's repository for this host, its C(url), C(key_url) and the path of its key, C(key).
   type: dict
   returned: always
 files:
-  description: The files that keep the driver as it was chosen, each with its C(path), C(content) and C(part).
+  description:
+    - The files that keep the driver as it was chosen, each with its C(path), C(content), whether it
+      C(differs) on the host, whether its C(folder) is there, and C(part), V(before) for those that packages
+      are chosen by, or V(after).
   type: list
   elements: dict
+  returned: always
+all_files:
+  description: Files of the role that are there, wanted or not.
+  type: list
+  elements: str
+  returned: always
+asked:
+  description: What was asked for, by the options' names.
+  type: dict
+  returned: always
+mismatch:
+  description: What is wrong between the loaded module and the installed library, in words. Empty for nothing.
+  type: str
   returned: always
 reboot:
   description: Whether a reboot is C(due), with its C(reasons); whether modprobe is enough, C(loadable).
@@ -210,6 +237,8 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
     _driver_choice,
     _driver_look,
 )
+
+ASKED = ("source", "branch", "flavour", "driver_version", "manage", "replace", "reboot_policy", "sysfs")
 
 
 def main() -> None:
@@ -265,13 +294,15 @@ def main() -> None:
         record or {},
     )
     plan = asdict(result.pop("plan"))
-    for warning in plan.pop("warnings"):
+    mismatch = result["mismatch"]
+    for warning in (*plan.pop("warnings"), *([mismatch] if mismatch else [])):
         module.warn(warning)
     module.exit_json(
         changed=False,
         uid=os.geteuid(),
         record=record or {},
-        plan={**plan, "unavailable": result.pop("unavailable"), "stream": result.pop("stream")},
+        asked={name: params[name] for name in ASKED},
+        plan={**plan, **{name: result.pop(name) for name in ("install", "unavailable", "stream")}},
         **result,
     )
 

@@ -101,6 +101,7 @@ BAD = [
     (DEBIAN13, [A100], Wish(source="nvidia", branch="580"), "for Debian 13 has no branch 580"),
     (DEBIAN13, [V100], Wish(source="nvidia", branch="580"), "cards as old as yours"),
     (RHEL9, [A100], Wish(source="distribution"), "set nvidia_driver_source to nvidia"),
+    (RHEL9, [A100], Wish(version="580.178.04"), "this role keeps a branch, not a build"),
     (Host("Debian", "11", "Debian"), [A100], Wish(), "This role installs no driver on Debian 11"),
     (Host("Archlinux", "NA", "Archlinux"), [A100], Wish(), "set nvidia_driver_manage to false"),
     (replace(UBUNTU24, architecture="ppc64le"), [A100], Wish(), "NVIDIA has no driver for ppc64le"),
