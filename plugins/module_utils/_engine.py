@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import typing as t
 
 if t.TYPE_CHECKING:
@@ -24,6 +25,11 @@ MINIMUM_SDK = "5.0.3"
 # pairs; `pip install -U requests` for the system's Python breaks them.
 REQUESTS_THAT_BREAKS_OLD_SDKS = "2.32.0"
 FIRST_SDK_FOR_THAT_REQUESTS = "7.1.0"
+
+# An engine with live-restore is back within a few seconds; one that has many containers to look at takes
+# longer.
+RESTART_SECONDS = 90.0
+RESTART_POLL_SECONDS = 0.5
 
 
 class EngineError(Exception):
@@ -75,6 +81,29 @@ def connect(docker_host: str = DEFAULT_DOCKER_HOST, timeout: float = DEFAULT_TIM
         return docker.DockerClient(base_url=docker_host, version="auto", timeout=t.cast(int, timeout))
     except (DockerException, requests.exceptions.RequestException) as error:
         raise EngineError(_explain(docker_host, str(error))) from error
+
+
+def outlast_restarts(client: DockerClient, seconds: float = RESTART_SECONDS) -> None:
+    """Let every call of C(client) wait, up to C(seconds), for an engine that is being restarted.
+
+    A call whose answer was lost is made again, so it may find done what it asks for: whoever uses this has to
+    take that for success.
+    """
+    import requests
+
+    send = client.api.send
+
+    def patient_send(request: t.Any, **options: t.Any) -> t.Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return send(request, **options)
+            except requests.exceptions.ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RESTART_POLL_SECONDS)
+
+    setattr(client.api, "send", patient_send)  # noqa: B010 - of this one client, not of its class
 
 
 def _explain(docker_host: str, error: str) -> str:

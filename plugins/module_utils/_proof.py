@@ -49,6 +49,7 @@ class Replica:
     slot: str
     gpu: str
     image: str
+    image_id: str
     labelled_revision: str
     state: str
     # What Docker's own health check says; "none" for an image without one.
@@ -99,6 +100,7 @@ def replica_of(seen: dict[str, t.Any], networks: t.Mapping[str, str]) -> Replica
         gpu=labels.get(spec.LABEL_GPU, ""),
         # Containers are created from the image's content address; the name it was asked for with is a label.
         image=json.loads(labels.get(spec.LABEL_CONFIG) or "{}").get("image") or seen["Config"]["Image"],
+        image_id=seen.get("Image") or "",
         labelled_revision=labels.get(spec.LABEL_REVISION, ""),
         state=state["Status"],
         health=(state.get("Health") or {}).get("Status") or "none",
@@ -281,12 +283,13 @@ def _version(service: Service, replica: Replica, answer: Answer | None) -> Check
 
 
 def _agreement(service: Service, running: t.Sequence[Replica]) -> Check:
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str, str], list[str]] = {}
     for replica in running:
-        groups.setdefault((replica.revision, replica.weights_digest), []).append(replica.name)
+        groups.setdefault((replica.revision, replica.weights_digest, replica.image_id), []).append(replica.name)
 
-    def tell(revision: str, digest: str) -> str:
-        return (revision or "unknown") + (f" with weights {short(digest)}" if digest else "")
+    def tell(revision: str, digest: str, image: str) -> str:
+        weights = f", weights {short(digest)}" if digest else ""
+        return f"{revision or 'unknown'}{weights}, image {short(image)}"
 
     found = "; ".join(f"{tell(*version)} on {', '.join(names)}" for version, names in groups.items())
     ok = len(groups) == 1 and bool(running[0].revision)
@@ -294,8 +297,8 @@ def _agreement(service: Service, running: t.Sequence[Replica]) -> Check:
         f"{service.name}: one version",
         ok,
         f"{tell(*next(iter(groups)))} on all {len(running)}" if ok else found,
-        "the same revision and weights on every replica",
-        "An upgrade was not finished, or weights differ under one name: run site.yml, or roll back.",
+        "the same revision, weights and image on every replica",
+        "An upgrade was not finished, or weights differ under one name: run upgrade.yml, or rollback.yml.",
     )
 
 

@@ -26,6 +26,7 @@ POLL_SECONDS = 0.1
 # How the container is called that was set aside while its successor starts. No service's name has a dot.
 ASIDE = ".old"
 LOG_LINES = 20
+LAST_WORDS_SECONDS = 3.0
 
 
 class ReplicaError(Exception):
@@ -40,7 +41,9 @@ def observe(client: DockerClient, service: str, data_dir: str) -> list[Observed]
     ):
         labels = summary["Labels"]
         name = summary["Names"][0].lstrip("/")
-        directories = spec.replica_directories(data_dir, service, name.removesuffix(ASIDE))
+        directories = spec.replica_directories(
+            data_dir, service, name.removesuffix(ASIDE), labels[spec.LABEL_SLOT]
+        )
         found.append(
             Observed(
                 number=int(labels[spec.LABEL_NUMBER]),
@@ -61,6 +64,45 @@ def observe(client: DockerClient, service: str, data_dir: str) -> list[Observed]
     return sorted(found, key=lambda replica: (replica.number, replica.aside))
 
 
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """One container at one moment; C(url) is where Traefik reaches it, empty while it has no address."""
+
+    name: str
+    running: bool
+    restarts: int
+    health: str
+    url: str
+    labels: t.Mapping[str, str]
+
+    @property
+    def serving(self) -> bool:
+        """Whether the Docker provider of Traefik takes it in."""
+        return self.running and self.health == "healthy"
+
+
+def look(client: DockerClient, container_id: str) -> Look:
+    """The container as it is now."""
+    seen = client.api.inspect_container(container_id)
+    state, labels = seen["State"], seen["Config"]["Labels"] or {}
+    return Look(
+        name=seen["Name"].lstrip("/"),
+        running=state["Running"],
+        restarts=seen["RestartCount"],
+        health=(state.get("Health") or {}).get("Status", "none"),
+        url=_url(seen, json.loads(labels.get(spec.LABEL_CONFIG, "{}"))),
+        labels=labels,
+    )
+
+
+def _url(seen: dict[str, t.Any], config: dict[str, t.Any], network: str | None = None) -> str:
+    networks: dict[str, t.Any] = seen["NetworkSettings"]["Networks"] or {}
+    own: dict[str, t.Any] = networks.get(config.get("network", "")) or next(iter(networks.values()), {})
+    chosen = networks.get(network, {}) if network else own
+    address = chosen.get("IPAddress")
+    return f"http://{address}:{config['port']}" if address and config else ""
+
+
 def find(client: DockerClient, name: str) -> str | None:
     """The id of the container of that name, if there is one."""
     from docker.errors import NotFound
@@ -76,15 +118,12 @@ def describe(client: DockerClient, replica: Observed, network: str | None = None
     seen = client.api.inspect_container(replica.container_id)
     labels = seen["Config"]["Labels"]
     config = json.loads(labels.get(spec.LABEL_CONFIG, "{}"))
-    networks = seen["NetworkSettings"]["Networks"] or {}
-    chosen = networks.get(network, {}) if network else next(iter(networks.values()), {})
-    address = chosen.get("IPAddress")
     return {
         **{key: value for key, value in dataclasses.asdict(replica).items() if key != "labels"},
         "gpu": labels[spec.LABEL_GPU],
         "image": config.get("image", seen["Config"]["Image"]),
         "image_id": seen["Image"],
-        "url": f"http://{address}:{config['port']}" if address and config else "",
+        "url": _url(seen, config, network),
     }
 
 
@@ -112,19 +151,26 @@ def recorded_config(client: DockerClient, container_id: str) -> dict[str, t.Any]
 def make_directories(directories: dict[str, str], user: str) -> None:
     """The replica's own directories. Its user (numeric, C(uid[:gid])) may write its outputs, no other may."""
     uid, _colon, gid = user.partition(":")
-    for purpose, path in directories.items():
-        os.makedirs(path, mode=0o755, exist_ok=True)
-        if purpose == "outputs" and uid.isdigit():
-            os.chown(path, int(uid), int(gid) if gid.isdigit() else int(uid))
+    try:
+        for purpose, path in directories.items():
+            os.makedirs(path, mode=0o755, exist_ok=True)
+            if purpose == "outputs" and uid.isdigit():
+                os.chown(path, int(uid), int(gid) if gid.isdigit() else int(uid))
+    except OSError as error:
+        raise ReplicaError(f"The replica's directories cannot be made: {error}") from error
 
 
-def create(client: DockerClient, config: dict[str, t.Any]) -> str:
-    """Create the container; answers its id."""
+def create(client: DockerClient, config: dict[str, t.Any], notes: dict[str, str] | None = None) -> str:
+    """Create the container, with labels C(notes) that do not count in its identity; answers its id."""
     from docker.errors import APIError
 
     try:
-        return t.cast("str", client.api.create_container(**spec.create_arguments(config))["Id"])
+        return t.cast("str", client.api.create_container(**spec.create_arguments(config, notes))["Id"])
     except APIError as error:
+        # The engine went away after it had created it and before it could say so.
+        made = find(client, config["name"]) if error.status_code == 409 else None
+        if made and look(client, made).labels.get(spec.LABEL_SPEC) == spec.spec_hash(config):
+            return made
         raise ReplicaError(f"{config['name']} cannot be created: {error.explanation or error}") from error
 
 
@@ -138,7 +184,12 @@ def start(client: DockerClient, container_id: str) -> None:
         raise ReplicaError(f"The replica cannot be started: {error.explanation or error}") from error
 
 
-def wait_healthy(client: DockerClient, container_id: str, timeout_seconds: float) -> float:
+def wait_healthy(
+    client: DockerClient,
+    container_id: str,
+    timeout_seconds: float,
+    tell: t.Callable[[str], None] = lambda text: None,
+) -> float:
     """Wait until Docker calls the container healthy; answers the seconds it took.
 
     A container that stops, starts over or turns unhealthy meanwhile is not waited for any longer. One that
@@ -147,42 +198,32 @@ def wait_healthy(client: DockerClient, container_id: str, timeout_seconds: float
     started = time.monotonic()
     starting = False
     while True:
-        seen = client.api.inspect_container(container_id)
-        state, name = seen["State"], seen["Name"].lstrip("/")
-        health = (state.get("Health") or {}).get("Status", "none")
+        now = look(client, container_id)
         waited = time.monotonic() - started
-        starting = starting or health == "starting"
-        if health == "healthy" and state["Running"]:
+        starting = starting or now.health == "starting"
+        if now.serving:
             return waited
-        if seen["RestartCount"] > 0 or not state["Running"]:
-            failure = f"{name} stopped with exit code {state['ExitCode']} after {waited:.0f} s"
-            if state.get("OOMKilled"):
-                failure += ", killed for lack of memory on the host"
-        elif health == "unhealthy" and starting:
-            failure = f"{name} is unhealthy after {waited:.0f} s"
+        if now.restarts > 0 or not now.running:
+            raise stopped(client, container_id, waited)
+        if now.health == "unhealthy" and starting:
+            failure = f"{now.name} is unhealthy after {waited:.0f} s"
         elif waited > timeout_seconds:
-            failure = f"{name} is still {health} after {timeout_seconds:.0f} s"
+            failure = f"{now.name} is still {now.health} after {timeout_seconds:.0f} s"
         else:
+            tell(f"start: Docker calls it {now.health}")
             time.sleep(POLL_SECONDS)
             continue
-        raise ReplicaError(f"{failure}.{_last_words(client, container_id, state)}")
+        raise ReplicaError(f"{failure}.{last_words(client, container_id)}")
 
 
-def drain(client: DockerClient, container_id: str, control_dir: str, timeout_seconds: float) -> bool:
-    """Raise the drain flag and wait until Docker's health check has seen it, which takes it out of Traefik.
-
-    Answers whether it was seen in time; a container without a working health check never shows it.
-    """
-    if os.path.isdir(control_dir):
+def raise_drain_flag(control_dir: str) -> None:
+    """Make the health check fail, which is what takes the replica out of Traefik."""
+    try:
+        os.makedirs(control_dir, mode=0o755, exist_ok=True)
         with open(_drain_flag(control_dir), "w", encoding="utf-8"):
             pass
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        state = client.api.inspect_container(container_id)["State"]
-        if not state["Running"] or (state.get("Health") or {}).get("Status") != "healthy":
-            return True
-        time.sleep(POLL_SECONDS)
-    return False
+    except OSError as error:
+        raise ReplicaError(f"The drain flag cannot be raised: {error}") from error
 
 
 def lower_drain_flag(control_dir: str) -> None:
@@ -191,20 +232,24 @@ def lower_drain_flag(control_dir: str) -> None:
         os.unlink(_drain_flag(control_dir))
 
 
-def stop(client: DockerClient, container_id: str) -> None:
+def stop(client: DockerClient, container_id: str, patience_seconds: float | None = None) -> None:
     """Stop a container the polite way: SIGTERM, then its own stop timeout to finish what it has in hand."""
-    patience = client.api.inspect_container(container_id)["Config"].get("StopTimeout") or 10
-    client.api.stop(container_id, timeout=patience)
+    own = client.api.inspect_container(container_id)["Config"].get("StopTimeout") or 10
+    client.api.stop(container_id, timeout=int(own if patience_seconds is None else patience_seconds))
 
 
 def rename(client: DockerClient, container_id: str, name: str) -> None:
     """Call the container by another name; its labels still tell whose it is."""
-    client.api.rename(container_id, name)
+    if look(client, container_id).name != name:
+        client.api.rename(container_id, name)
 
 
 def remove(client: DockerClient, container_id: str) -> None:
     """Remove the container with its anonymous volumes. One that has to be asked first is stopped before."""
-    client.api.remove_container(container_id, v=True, force=True)
+    from docker.errors import NotFound
+
+    with contextlib.suppress(NotFound):
+        client.api.remove_container(container_id, v=True, force=True)
 
 
 def _drain_flag(control_dir: str) -> str:
@@ -219,8 +264,28 @@ def _health_of(status: str) -> str:
     return "none"
 
 
-def _last_words(client: DockerClient, container_id: str, state: dict[str, t.Any]) -> str:
+def last_words(client: DockerClient, container_id: str) -> str:
+    """What its health check said last and how its log ends, as sentences to append to an error."""
+    state = client.api.inspect_container(container_id)["State"]
     checks = (state.get("Health") or {}).get("Log") or []
     log = client.api.logs(container_id, tail=LOG_LINES).decode(errors="replace").strip()
     words = f" Its last health check said: {checks[-1]['Output'].strip()}." if checks else ""
     return words + (f" Its log ends:\n{log}" if log else " Its log is empty.")
+
+
+def stopped(client: DockerClient, container_id: str, waited_seconds: float, when: str = "") -> ReplicaError:
+    """The error for a container that ended when it should not have."""
+    deadline = time.monotonic() + LAST_WORDS_SECONDS
+    while True:
+        seen = client.api.inspect_container(container_id)
+        state, name = seen["State"], seen["Name"].lstrip("/")
+        # One that was started over shows how it ended only until the engine has started it again.
+        if not state["Running"] or state["ExitCode"] or time.monotonic() > deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    code = f"stopped with exit code {state['ExitCode']}"
+    text = f"{name} {'started over' if state['Running'] and not state['ExitCode'] else code}"
+    text += f" after {waited_seconds:.0f} s" + (f" {when}" if when else "")
+    if state.get("OOMKilled"):
+        text += ", killed for lack of memory on the host"
+    return ReplicaError(f"{text}.{last_words(client, container_id)}")

@@ -99,7 +99,7 @@ def container_config(
         text = value if isinstance(value, str) else json.dumps(value)
         return text.replace("{replica}", name).replace("{number}", str(number))
 
-    directories = replica_directories(data_dir, service, name)
+    directories = replica_directories(data_dir, service, name, slot.key)
     mounts = [
         {"source": directories["control"], "target": CONTROL_DIR, "read_only": True},
         {"source": directories["outputs"], "target": specification["outputs_target"], "read_only": False},
@@ -142,14 +142,31 @@ def spec_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def replica_directories(data_dir: str, service: str, name: str) -> dict[str, str]:
-    """The directories on the host that belong to one replica and outlive its container."""
+def replica_directories(data_dir: str, service: str, name: str, slot: str) -> dict[str, str]:
+    """The directories on the host that belong to one replica and outlive its container.
+
+    C(slot) is the slot's key. Each has a control directory of its own: while a replica moves from one slot to
+    another, one of its two containers can be drained and the other not.
+    """
     own = posixpath.join(data_dir, service, name)
-    return {"outputs": posixpath.join(own, "outputs"), "control": posixpath.join(own, "control")}
+    return {
+        "outputs": posixpath.join(own, "outputs"),
+        "control": posixpath.join(own, "control", slot.replace("/", "-")),
+    }
 
 
-def create_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments for C(create_container) of the Docker SDK's low-level client (5.0.3 to 7.2)."""
+def origin(specification: dict[str, Any], image_id: str) -> str:
+    """What a rollback needs to make a replica again, as a label holds it."""
+    return json.dumps(
+        {"specification": specification, "image_id": image_id}, sort_keys=True, separators=(",", ":")
+    )
+
+
+def create_arguments(config: dict[str, Any], notes: dict[str, str] | None = None) -> dict[str, Any]:
+    """Keyword arguments for C(create_container) of the Docker SDK's low-level client (5.0.3 to 7.2).
+
+    C(notes) are labels that do not count in the replica's identity.
+    """
     from docker.types import DeviceRequest, Healthcheck, HostConfig, Mount
 
     health = config["health"]
@@ -182,6 +199,7 @@ def create_arguments(config: dict[str, Any]) -> dict[str, Any]:
         # Without it Python keeps a replica's last lines to itself when it dies.
         "environment": {"PYTHONUNBUFFERED": "1", **config["environment"]},
         "labels": {
+            **(notes or {}),
             **config["labels"],
             LABEL_SPEC: spec_hash(config),
             LABEL_CONFIG: json.dumps(config, sort_keys=True, separators=(",", ":")),

@@ -11,8 +11,9 @@ from typing import Any
 
 import docker
 import pytest
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _replica
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _barriers, _replica
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _specification as spec
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._barriers import Barriers, Hooks, Limits
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Slot
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._replica import ReplicaError
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._rollout import Rollout
@@ -44,8 +45,9 @@ class Fleet:
         self.data_dir = str(data_dir)
         self.service = f"vftest-{uuid.uuid4().hex[:8]}"
         self.steps: list[str] = []
+        self.hooks = Hooks(health_path="/")
 
-    def config(self, revision: str, command: list[str] | None = None) -> dict[str, Any]:
+    def config(self, revision: str, command: list[str] | None = None, slot: int = 0) -> dict[str, Any]:
         specification: dict[str, Any] = {
             "image": self.image,
             "revision": revision,
@@ -73,9 +75,13 @@ class Fleet:
             "stop_timeout_seconds": 2,
         }
         image_id = _replica.image_id(self.client, self.image)
-        return spec.container_config(self.service, 1, Slot(None, 0), specification, image_id, self.data_dir)
+        return spec.container_config(
+            self.service, 1, Slot(None, slot), specification, image_id, self.data_dir
+        )
 
-    def roll(self, config: dict[str, Any] | None, cut_off_before: int | None = None) -> Rollout:
+    def roll(
+        self, config: dict[str, Any] | None, cut_off_before: int | None = None, surge: bool = False
+    ) -> Rollout:
         """Carry out C(config); with C(cut_off_before) only the steps before that one, counted from 0."""
         self.steps = []
 
@@ -84,8 +90,16 @@ class Fleet:
                 raise CutOffError(step)
             self.steps.append(step)
 
-        rollout = Rollout(self.client, self.service, 1, self.data_dir, 30, 10, checkpoint)
-        rollout.carry_out(config)
+        barriers = Barriers(
+            self.client,
+            Limits(30, 10, drain_seconds=0, route_timeout_seconds=10, bake_seconds=0.3),
+            self.hooks,
+        )
+        # This fleet has no Traefik, so there is none to give a moment to.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_barriers, "UNWATCHED_SECONDS", 0)
+            rollout = Rollout(self.client, self.service, 1, self.data_dir, barriers, checkpoint=checkpoint)
+            rollout.carry_out(config, surge=surge)
         return rollout
 
     def state(self) -> list[tuple[str, str, str, str]]:
@@ -116,7 +130,9 @@ def test_made_then_left_alone_then_replaced_then_removed(fleet: Fleet) -> None:
     assert fleet.roll(fleet.config("1")).outcome.action == "none"
     assert fleet.steps == []
     replaced = fleet.roll(fleet.config("2")).outcome
-    assert (replaced.action, replaced.drained) == ("replace", True)
+    assert (replaced.action, replaced.in_flight_at_stop) == ("replace", None)
+    assert replaced.drained_seconds is not None
+    assert replaced.started_seconds is not None
     assert fleet.state() == SERVING_2
     assert fleet.roll(None).outcome.action == "remove"
     assert fleet.state() == []
@@ -150,18 +166,23 @@ def test_a_first_replica_that_dies_is_told_of(fleet: Fleet) -> None:
         fleet.roll(fleet.config("1", DIES))
 
 
+@pytest.mark.parametrize("surge", [False, True], ids=["its slot is the only one", "another slot is free"])
 @pytest.mark.parametrize("then", ["the same again", "back to what ran", "on to another"])
 def test_cut_off_before_any_step_the_next_run_ends_where_an_undisturbed_one_does(
-    fleet: Fleet, then: str
+    fleet: Fleet, then: str, surge: bool
 ) -> None:
-    fleet.roll(fleet.config("1"))
-    fleet.roll(fleet.config("2"))
+    def make(revision: str) -> dict[str, Any]:
+        """Where there is room, what replaces revision 1 goes to the other slot, and back again."""
+        return fleet.config(revision, slot=1 if surge and revision == "2" else 0)
+
+    fleet.roll(make("1"))
+    fleet.roll(make("2"), surge=surge)
     steps = list(fleet.steps)
-    assert len(steps) >= 7
+    assert len(steps) >= 12
     wanted = {"the same again": "2", "back to what ran": "1", "on to another": "3"}[then]
     for cut in range(len(steps)):
-        fleet.roll(fleet.config("1"))
+        fleet.roll(make("1"), surge=surge)
         with pytest.raises(CutOffError):
-            fleet.roll(fleet.config("2"), cut_off_before=cut)
-        fleet.roll(fleet.config(wanted))
+            fleet.roll(make("2"), cut_off_before=cut, surge=surge)
+        fleet.roll(make(wanted), surge=surge)
         assert fleet.state() == [("-1", wanted, "running", "healthy")], f"cut off before: {steps[cut]}"

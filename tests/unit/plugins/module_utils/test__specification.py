@@ -54,7 +54,7 @@ def test_placeholders_are_filled_in_labels_environment_and_sources() -> None:
 
 def test_a_replica_has_its_own_outputs_and_a_drain_flag_it_cannot_lower() -> None:
     assert config()["mounts"][:2] == [
-        {"source": "/data/tts/tts-2/control", "target": "/run/voicefleet", "read_only": True},
+        {"source": "/data/tts/tts-2/control/GPU-5a0e-1", "target": "/run/voicefleet", "read_only": True},
         {"source": "/data/tts/tts-2/outputs", "target": "/outputs", "read_only": False},
     ]
 

@@ -24,6 +24,7 @@ def replica(number: int, **other: t.Any) -> Replica:
         "slot": f"{GPU}/{number - 1}",
         "gpu": GPU,
         "image": "x",
+        "image_id": "sha256:77",
         "labelled_revision": "r2",
         "state": "running",
         "health": "healthy",
@@ -128,14 +129,20 @@ def test_versions_are_compared_with_what_was_asked_for_and_with_each_other() -> 
     mixed = {**WELL, ("tts-2", "version"): said("r1")}
     assert failures([replica(1), replica(2)], mixed) == {
         "tts-2: version": "r1",
-        "tts: one version": "r2 with weights aa on tts-1; r1 with weights aa on tts-2",
+        "tts: one version": "r2, weights aa, image 77 on tts-1; r1, weights aa, image 77 on tts-2",
     }
 
 
 def test_other_weights_under_the_same_revision_are_found() -> None:
     mixed = {**WELL, ("tts-2", "version"): said(digest="sha256:bb")}
     assert failures([replica(1), replica(2)], mixed) == {
-        "tts: one version": "r2 with weights aa on tts-1; r2 with weights bb on tts-2"
+        "tts: one version": "r2, weights aa, image 77 on tts-1; r2, weights bb, image 77 on tts-2"
+    }
+
+
+def test_two_images_under_the_same_revision_are_found() -> None:
+    assert failures([replica(1), replica(2, image_id="sha256:78")]) == {
+        "tts: one version": "r2, weights aa, image 77 on tts-1; r2, weights aa, image 78 on tts-2"
     }
 
 
@@ -206,6 +213,7 @@ def test_a_lost_card_and_a_mig_device_without_memory_are_failures() -> None:
 
 INSPECTED: dict[str, t.Any] = {
     "Name": "/tts-1",
+    "Image": "sha256:3f1c",
     "RestartCount": 2,
     "State": {"Status": "running", "StartedAt": "2026-11-22T10:41:09Z", "Health": {"Status": "healthy"}},
     "Config": {
@@ -235,6 +243,7 @@ def test_a_container_is_read_as_the_engine_describes_it() -> None:
         slot=f"{GPU}/0",
         gpu=GPU,
         image="voicefleet/tts:1",
+        image_id="sha256:3f1c",
         labelled_revision="r2",
         state="running",
         health="healthy",
