@@ -67,7 +67,8 @@ class Load:
             clock.join()
 
     def _run(self) -> None:
-        begin, sent = time.monotonic(), []
+        begin = time.monotonic()
+        sent: list[threading.Thread] = []
         while not self._end.wait(max(0.0, begin + len(sent) / REQUESTS_PER_SECOND - time.monotonic())):
             sent.append(threading.Thread(target=self._ask))
             sent[-1].start()
@@ -237,7 +238,7 @@ def test_a_changed_rule_priority_and_entry_point_lose_nothing(
 
 
 def test_a_changed_tls_setting_loses_nothing(traefik: Any, dynamic: Path, service: Service) -> None:
-    secure = {"entrypoints": ["secure"], "tls": True}
+    secure: dict[str, Any] = {"entrypoints": ["secure"], "tls": True}
     write(dynamic, A, **secure)
     traefik.wait_for(lambda have: router(have).get("entryPoints") == ["secure"])
     load = Load(traefik.ports["443"], "/v1/audio/speech", tls=True)
@@ -252,7 +253,7 @@ def test_a_changed_tls_setting_loses_nothing(traefik: Any, dynamic: Path, servic
 def point(traefik: Any, dynamic: Path, service: str) -> None:
     """Point the router at a service, and see that Traefik has done so."""
     write(dynamic, service)
-    traefik.wait_for(lambda have: router(have).get("service") == f"{service}@docker")
+    traefik.wait_for(lambda have: router(have).get("service") == f"{service}@docker", 90)
 
 
 def roll(traefik: Any, dynamic: Path, service: Service, wanted: str, replicas: list[str]) -> None:
