@@ -24,6 +24,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_api 
     Snapshot,
     TraefikApi,
 )
+from gpu_host.host import GpuHost
 
 SOCKET = "/var/run/docker.sock"
 # Answers every request on a port; small and quick to start.
@@ -195,3 +196,32 @@ def lab(engine: docker.DockerClient, traefik_image: str, base_image: str) -> Ite
         yield made
     finally:
         made.close()
+
+
+# One card of the 24 GB class: two replicas.
+RTX_4090 = {
+    "uuid": "GPU-24000000-0000-4000-8000-000000000001",
+    "name": "NVIDIA GeForce RTX 4090",
+    "total": 24564,
+    "reserved": 346,
+}
+
+
+@pytest.fixture(scope="session")
+def gpu_host_of_all() -> Iterator[GpuHost]:
+    made = GpuHost(f"vf-gpuhost-{uuid.uuid4().hex[:8]}")
+    try:
+        yield made.up({"cards": [RTX_4090]}, images=["base"], traefik=True)
+    finally:
+        made.down()
+
+
+@pytest.fixture
+def gpu_host(gpu_host_of_all: GpuHost) -> GpuHost:
+    """A host with an engine, a card of 24 GB, image base and Traefik, and nothing else on it.
+
+    Other cards by C(gpu_host.cards), other images by C(gpu_host.load).
+    """
+    gpu_host_of_all.clear()
+    gpu_host_of_all.cards({"cards": [RTX_4090]})
+    return gpu_host_of_all

@@ -8,7 +8,7 @@ fault of the host's data:
 
     {"cards": [{"uuid": "GPU-...", "name": "NVIDIA L4", "total": 23034, "reserved": 556,
                 "processes": [{"pid": 4000001, "used": 4000}]}],      # of others, always there
-     "default_mib": 8000,                                             # of a container that does not say
+     "default_mib": 8192,                                             # of a container that does not say
      "faults": [{"on": "end", "card": "GPU-...", "late_free_seconds": 5},
                 {"on": "start", "card": "GPU-...", "out_of_memory": true, "times": 1},
                 {"on": "any", "named": "version_mismatch"}]}
@@ -34,7 +34,7 @@ from typing import Any
 
 TAKES = "VOICEFLEET_STAND_IN_GPU_MIB"
 VISIBLE = "NVIDIA_VISIBLE_DEVICES"
-DEFAULT_MIB = 8000
+DEFAULT_MIB = 8192
 MISMATCH = "Driver/library version mismatch"
 # Fault names that both nvidia-smi and the hook know.
 NAMED: dict[str, dict[str, Any]] = {

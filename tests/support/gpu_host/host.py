@@ -8,9 +8,11 @@ Dockerfile here), so the engine of this machine needs no runtime hook and is not
     host = GpuHost("vf-gpuhost-mine")
     host.up(data, images=["base", "traefik", "socket_proxy"], traefik=True)
 
-or the fixture ``gpu_host`` of tests/integration; from a shell, as molecule/gpu_host does:
+or the fixture ``gpu_host`` of tests/integration, which brings one up for all tests that use it; from a shell,
+as molecule/gpu_host does:
 
     python host.py up NAME CARDS.json [--images base traefik ...] [--traefik]
+    python host.py report NAME       {starts, samples: how many, overfilled: which}
     python host.py down NAME
 
 ``data`` is what card_memory.py describes. Ansible reaches the host by ``community.docker.docker``.
@@ -35,6 +37,15 @@ LABEL = "voicefleet.test"
 REPOSITORY = "voicefleet-test/gpu-host"
 DATA = "/etc/nvidia-smi-stand-in.json"
 LOGS = "/var/log/gpu-stand-in"
+TRAEFIK = ("voicefleet-traefik", "voicefleet-socket-proxy")
+DYNAMIC = "/etc/voicefleet/traefik/dynamic"
+DATA_DIR = "/var/lib/voicefleet"
+MARK = "/etc/voicefleet/traefik-is-up"
+CLEAR = f"""
+[ ! -e {DATA_DIR} ] || find {DATA_DIR} -mindepth 1 -maxdepth 1 ! -name traefik -exec rm -rf {{}} +
+[ ! -e {MARK} ] || find {DYNAMIC} -newer {MARK} -type f -delete
+find {LOGS} -type f -exec truncate --size 0 {{}} +
+"""
 PASSWORD = "stand-in-host"  # of Traefik's dashboard, user admin
 
 
@@ -100,6 +111,7 @@ class GpuHost:
             traefik_dashboard_password=PASSWORD,
             **variables,
         )
+        self.run("touch", MARK)  # files that are newer belong to services
 
     # --- cards ---
 
@@ -117,7 +129,7 @@ class GpuHost:
         return self._log("samples", since)
 
     def overfilled(self, since: float = 0) -> list[dict[str, Any]]:
-        """Every start that a card had no room for, every sample beyond what is usable: none, if all is well."""
+        """Starts that a card had no room for, samples beyond what is usable: none, when all is well."""
         found = [start for start in self.starts(since) if start.get("overfill")]
         return found + [
             sample
@@ -144,12 +156,12 @@ class GpuHost:
         ids = self.docker("ps", "--all", "--quiet", *(word for one in filters for word in ("--filter", one)))
         return json.loads(self.docker("inspect", *ids.split())) if ids.split() else []
 
-    def clear(self, *keep: str) -> None:
-        """Remove all containers but those named, and forget what was logged."""
-        gone = [one["Id"] for one in self.containers() if one["Name"].lstrip("/") not in keep]
+    def clear(self) -> None:
+        """For the next test: take away containers but Traefik's, what services laid down, and the logs."""
+        gone = [one["Id"] for one in self.containers() if one["Name"].lstrip("/") not in TRAEFIK]
         if gone:
             self.docker("rm", "--force", "--volumes", *gone)
-        self.run("sh", "-c", f"truncate --no-create --size 0 {LOGS}/*.jsonl; rm -rf /var/lib/voicefleet")
+        self.run("sh", "-ec", CLEAR)
 
     @property
     def address(self) -> str:
@@ -228,11 +240,15 @@ def main() -> None:
     up.add_argument("data", type=Path)
     up.add_argument("--images", nargs="*", default=[])
     up.add_argument("--traefik", action="store_true")
-    commands.add_parser("down").add_argument("name")
+    for command in ("report", "down"):
+        commands.add_parser(command).add_argument("name")
     given = parser.parse_args()
     host = GpuHost(given.name)
     if given.command == "down":
         host.down()
+    elif given.command == "report":
+        counts = {"starts": len(host.starts()), "samples": len(host.samples())}
+        print(json.dumps({**counts, "overfilled": host.overfilled()}))
     else:
         host.up(json.loads(given.data.read_text(encoding="utf-8")), given.images, given.traefik)
         print(json.dumps({"address": host.address, "images": host.images, "seconds": host.seconds}))
