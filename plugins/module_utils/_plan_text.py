@@ -78,7 +78,7 @@ def diff(
             spec = spec_of(step.number, step.slot)
             after[step.name] = _told(step.name, step.slot.key, step.to_revision, image_id, spec)
     return {
-        when: "".join(f"{lines[name]}\n" for name in sorted(lines))
+        when: "".join(f"{lines[name]}\n" for name in sorted(lines, key=lambda name: (len(name), name)))
         for when, lines in (("before", before), ("after", after))
     }
 

@@ -75,6 +75,9 @@ def complete(
             raise KeyError(name)
         else:
             value = option.get("default")
+        if option["type"] == "float" and value is not None:
+            # As Ansible reads it: 2 and 2.0 are not the same text, and so not the same hash.
+            value = float(value)
         if "options" in option and isinstance(value, list):
             value = [complete(each, option["options"]) for each in value]
         elif "options" in option and isinstance(value, dict):

@@ -15,8 +15,6 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import 
     wanted_count,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan_steps import plan
-from hypothesis import given
-from hypothesis import strategies as st
 
 CARD_A = [Slot("GPU-a", 0, 8192), Slot("GPU-a", 1, 8192)]
 CARD_B = [Slot("GPU-b", 0, 8192), Slot("GPU-b", 1, 8192)]
@@ -111,31 +109,129 @@ def test_what_cannot_be_had_is_refused_in_words(
     assert said in str(refused.value)
 
 
-ALL_SLOTS = [Slot(f"GPU-{card}", index) for card in "abcd" for index in range(2)]
+def test_with_a_free_slot_successors_come_first_and_each_leaves_its_slot_to_the_next() -> None:
+    slots = [Slot("GPU-a", index) for index in range(3)]
+    observed = [replica(1, slots[0], spec="old"), replica(2, slots[1], spec="old")]
+    planned = steps(2, slots, observed)
+    assert [(step.name, step.from_slot, step.slot and step.slot.key) for step in planned] == [
+        ("tts-1", "GPU-a/0", "GPU-a/2"),
+        ("tts-2", "GPU-a/1", "GPU-a/0"),
+    ]
+    assert [(step.surge, step.takes_out) for step in planned] == [(True, False), (True, False)]
+    stay = plan("tts", 2, slots, observed, lambda _number, _slot: "new", surge=False)
+    assert [(step.slot, step.surge, step.takes_out) for step in stay] == [
+        (slots[0], False, True),
+        (slots[1], False, True),
+    ]
 
 
-@given(
-    here=st.sets(st.sampled_from(ALL_SLOTS), max_size=8),
-    seats=st.lists(st.sampled_from(ALL_SLOTS), unique=True, max_size=8),
-    specs=st.lists(st.sampled_from(["new", "old"]), min_size=8, max_size=8),
-    asked=st.integers(0, 8),
+def test_on_the_cpu_a_slot_is_free_only_where_it_is_said_so() -> None:
+    observed = [replica(1, Slot(None, 0), spec="old")]
+    assert [step.surge for step in steps(1, None, observed)] == [False]
+    planned = plan("tts", 1, None, observed, lambda _number, _slot: "new", cpu_slots=2)
+    assert [(step.surge, step.slot) for step in planned] == [(True, Slot(None, 1))]
+
+
+def test_what_does_not_serve_is_replaced_where_it_is() -> None:
+    planned = steps(1, CARD_A, [dataclasses.replace(replica(1, CARD_A[0], spec="old"), health="unhealthy")])
+    assert [(step.slot, step.surge, step.takes_out) for step in planned] == [(CARD_A[0], False, False)]
+
+
+def test_surges_leave_the_cards_as_evenly_filled_as_they_were() -> None:
+    slots = [CARD_A[0], CARD_A[1], CARD_B[0]]
+    planned = steps(2, slots, [replica(1, CARD_A[0], spec="old"), replica(2, CARD_B[0], spec="old")])
+    assert all(step.surge for step in planned)
+    assert sorted(step.slot.card for step in planned if step.slot) == ["GPU-a", "GPU-b"]
+
+
+def test_no_successor_comes_first_on_a_card_that_has_too_many_already() -> None:
+    # Card a lost its third slot: a/0 is free, and yet the card is full.
+    observed = [replica(1, CARD_A[1]), replica(2, Slot("GPU-a", 2))]
+    planned = steps(2, CARD_A, observed)
+    assert told(planned) == [("keep", "tts-1", "GPU-a/1"), ("replace", "tts-2", "GPU-a/0")]
+    assert [step.surge for step in planned] == [False, False]
+    stopped = [replica(1, CARD_A[0], state="exited"), replica(2, CARD_A[1]), replica(3, Slot("GPU-a", 2))]
+    assert [step.action for step in steps(2, CARD_A, stopped)] == ["keep", "remove", "start"]
+
+
+def test_first_what_costs_nothing_then_what_is_too_many_then_those_that_serve() -> None:
+    observed = [
+        replica(1, CARD_A[0], spec="old"),
+        dataclasses.replace(replica(2, CARD_A[1], spec="old"), health="unhealthy"),
+        replica(3, CARD_B[0], state="exited"),
+        replica(5, CARD_B[1]),
+    ]
+    planned = steps(4, [*CARD_A, *CARD_B, Slot("GPU-c", 0)], observed)
+    assert [(step.action, step.number) for step in planned] == [
+        ("replace", 2),
+        ("start", 3),
+        ("create", 4),
+        ("remove", 5),
+        ("replace", 1),
+    ]
+    assert [step.takes_out for step in planned] == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"state": "restarting", "health": "none"}, "it is restarting"),
+        ({"health": "starting"}, "it is still starting"),
+        ({"health": "unhealthy"}, "its health is unhealthy"),
+    ],
 )
-def test_carrying_out_any_plan_never_puts_two_on_a_slot_and_ends_as_wanted(
-    here: set[Slot], seats: list[Slot], specs: list[str], asked: int
-) -> None:
-    slots = sorted(here, key=lambda slot: slot.key)
-    count = min(asked, len(slots))
-    observed = [replica(n, slot, specs[n - 1]) for n, slot in enumerate(seats, start=1)]
-    sitting = {seen.number: seen.slot for seen in observed}
-    for step in steps(count, slots, observed):
-        if step.action == "remove":
-            del sitting[step.number]
-        elif step.action in ("create", "replace"):
-            assert step.slot is not None
-            others = {key for number, key in sitting.items() if number != step.number}
-            assert step.slot.key not in others
-            sitting[step.number] = step.slot.key
-    assert sorted(sitting) == list(range(1, count + 1))
-    assert set(sitting.values()) <= {slot.key for slot in slots}
-    settled = [replica(number, next(s for s in slots if s.key == key)) for number, key in sitting.items()]
-    assert {step.action for step in steps(count, slots, settled)} <= {"keep"}
+def test_a_replica_that_is_not_ready_is_waited_for(change: dict[str, str], reason: str) -> None:
+    planned = steps(1, CARD_A, [dataclasses.replace(replica(1, CARD_A[0]), **change)])  # type: ignore[arg-type]
+    assert [(step.action, step.reason) for step in planned] == [("start", reason)]
+
+
+def test_the_first_of_those_that_serve_is_the_canary_if_it_has_neighbours() -> None:
+    def canaries(*observed: Observed) -> list[int]:
+        planned = plan("tts", len(observed), CARD_A, observed, lambda _number, _slot: "new", canary=True)
+        return [step.number for step in planned if step.canary]
+
+    old = [replica(1, CARD_A[0], spec="old"), replica(2, CARD_A[1], spec="old")]
+    assert canaries(*old) == [1]
+    assert canaries(old[0]) == []
+    assert canaries(old[0], replica(2, CARD_A[1])) == [1]
+    assert canaries(dataclasses.replace(old[0], state="exited"), old[1]) == [2]
+
+
+def test_a_surge_that_was_cut_off_is_finished_on_the_slot_of_the_newcomer() -> None:
+    aside = dataclasses.replace(replica(1, CARD_A[0], spec="old"), aside=True)
+    newcomer = dataclasses.replace(replica(1, CARD_A[1]), health="starting")
+    (step,) = steps(1, CARD_A, [aside, newcomer])
+    assert (step.action, step.slot, step.surge, step.takes_out) == ("replace", CARD_A[1], True, False)
+    assert (step.from_slot, step.container_id) == ("GPU-a/0", "id-1")
+    # Nobody wants that newcomer any more: the same slot, and the one set aside serves meanwhile.
+    other = dataclasses.replace(newcomer, spec="older")
+    (step,) = steps(1, CARD_A, [aside, other])
+    assert (step.slot, step.surge, step.takes_out) == (CARD_A[1], True, False)
+
+
+def test_what_was_set_aside_has_its_slot() -> None:
+    aside = dataclasses.replace(replica(1, CARD_A[0], spec="old"), aside=True)
+    planned = steps(2, CARD_A, [aside, replica(1, CARD_A[1])])
+    assert told(planned) == [("replace", "tts-1", "GPU-a/1"), ("create", "tts-2", "GPU-a/0")]
+
+
+def test_one_that_was_only_set_aside_serves_on_and_comes_last() -> None:
+    aside = dataclasses.replace(replica(1, CARD_A[0], spec="old"), aside=True)
+    planned = steps(2, CARD_A, [aside])
+    assert [(step.action, step.number, step.takes_out) for step in planned] == [
+        ("create", 2, False),
+        ("replace", 1, True),
+    ]
+    # What was not yet replaced at all comes back under its name, and nobody is out.
+    planned = steps(1, CARD_A, [dataclasses.replace(aside, spec="new")])
+    assert [(step.action, step.takes_out) for step in planned] == [("replace", False)]
+
+
+def test_containers_that_sit_on_each_others_slots_are_told() -> None:
+    asides = [
+        dataclasses.replace(replica(1, CARD_A[1]), aside=True),
+        dataclasses.replace(replica(2, CARD_A[0]), aside=True),
+    ]
+    with pytest.raises(PlanError, match="1 on GPU-a/0, 1 on GPU-a/1, 2 on GPU-a/0") as refused:
+        steps(2, CARD_A, [*asides, replica(1, CARD_A[0]), replica(2, CARD_A[1])])
+    assert "by hand" in str(refused.value)
