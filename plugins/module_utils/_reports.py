@@ -37,13 +37,13 @@ def with_audio(page: str, files: t.Sequence[str], max_bytes: int) -> str:
     return page
 
 
-def write(path: str, content: str) -> None:
+def write(path: str, content: str, mode: int = 0o644) -> None:
     """Write beside the target and rename: a reader sees the old file or the new one, never half of it."""
     handle, written = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".report-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(content)
-        os.chmod(written, 0o644)
+        os.chmod(written, mode)
         os.replace(written, path)
     except BaseException:
         os.unlink(written)
