@@ -263,6 +263,19 @@ def test_a_generator_closed_early_leaves_nothing_behind(engine: CosyVoice3Engine
     assert len(inner(engine).spoken) == 1  # the piece in hand is run to its end, the others are not begun
 
 
+def test_closing_waits_for_the_models_thread(engine: CosyVoice3Engine) -> None:
+    """Or the next request would meet it on the card, and its state would stay for ever."""
+    parts = engine.synthesize(Synthesis(f"Stuck, {LONG}"))
+    next(parts)
+    closing = threading.Thread(target=parts.close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    inner(engine).release.set()
+    closing.join(60)
+    assert left_behind(engine) == []
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_text_that_was_cut_off_is_tried_once_more(
     engine: CosyVoice3Engine, stream: bool, caplog: pytest.LogCaptureFixture

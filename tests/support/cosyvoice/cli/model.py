@@ -4,7 +4,8 @@
 
 Words in a text that make it misbehave:
 Clip-once, Clip-always: four tokens, the first time or every time. Explode: the thread dies after some tokens.
-Explode-early: before the first. Stuck: the thread waits until `release` is set. Mute: silence. Broken: NaN.
+Explode-early: before the first. Stuck: the thread waits after some tokens until `release` is set. Stuck-early:
+after three. Mute: silence. Broken: NaN.
 Flow-dies: an exception in the second chunk, outside the thread.
 """
 
@@ -61,7 +62,9 @@ class CosyVoice3Model:
         assert END_OF_PROMPT in ids, "<|endofprompt|> not detected in CosyVoice3 text or prompt_text"
         words = spelled(text).partition("<|endofprompt|>")
         for number in range(self._count(words[2] or words[0])):
-            if number == 3 and "Stuck" in words[0] + words[2]:
+            if number == 3 and "Stuck-early" in words[0] + words[2]:
+                self.release.wait()
+            if number == 40 and "Stuck" in words[0] + words[2]:
                 self.release.wait()
             if "Explode-early" in words[0] + words[2]:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
