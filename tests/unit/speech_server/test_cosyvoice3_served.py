@@ -68,7 +68,7 @@ def heard(answer: httpx.Response) -> tuple[float, float]:
 
 
 def idle(live: Live) -> bool:
-    return live.server.admission.in_flight == live.server.frame.active == 0
+    return (live.server.admission.in_flight, live.server.frame.active) == (0, 0)
 
 
 def left_behind(engine: CosyVoice3Engine) -> list[str]:

@@ -105,6 +105,15 @@ class VoiceStore:
             _LOG.info("voices", extra={"fields": fields})
             return True
 
+    def leave_out(self, name: str, reason: str) -> None:
+        """A voice that looked well and is not; until its files change."""
+        with self._lock:
+            voices = {id_: voice for id_, voice in self.voices.items() if id_ != name}
+            self.voices = MappingProxyType(voices)
+            self.refused = MappingProxyType({**self.refused, name: reason})
+            self.digest = _digest(voices)
+        _LOG.warning("a voice is left out", extra={"fields": {"voice": name, "reason": reason}})
+
     def _look(self) -> dict[str, _Stamp]:
         try:
             names = sorted(path.name for path in self._directory.iterdir() if path.is_dir())

@@ -4,7 +4,7 @@
 
 Words in a text that make it misbehave:
 Clip-once, Clip-always: four tokens, the first time or every time. Explode: the thread dies after some tokens.
-Explode-early: before the first. Stuck: the thread waits after some tokens until `release` is set. Stuck-early:
+Explode-early: before the first. Stuck: the thread waits after a second until `release` is set; Stuck-early:
 after three. Mute: silence. Broken: NaN.
 Flow-dies: an exception in the second chunk, outside the thread.
 """

@@ -77,8 +77,17 @@ class CosyVoice3Engine(Engine):
     def load(self) -> None:
         self._upstream.load()
         self._store.rescan()
-        for voice in self._store.voices.values():
-            self._features_of(voice)
+        failures: dict[str, Exception] = {}
+        voices = dict(self._store.voices)
+        for voice in voices.values():
+            try:
+                self._features_of(voice)
+            except Exception as error:
+                failures[voice.id] = error
+        if failures and len(failures) == len(voices):
+            raise next(iter(failures.values()))  # not the voices' fault
+        for name, error in failures.items():
+            self._store.leave_out(name, f"the model cannot take it: {error}")
 
     def warm_up(self) -> None:
         if self._store.default is None:
