@@ -159,9 +159,11 @@ def files(request: Request, host: Host, choice: Choice, repository: _driver_file
         )
     else:
         components = request.manage_components and host.kind == "Debian"
-        texts = _driver_files.sources(
-            _archives(request.codename), components, repository.url if nvidia else ""
-        )
+        archives = _archives(request.codename) if components else []
+        texts = _driver_files.sources(archives, components, repository.url if nvidia else "")
+        if components and not archives:
+            # Without an index apt names no folders: what an earlier run wrote of them stays.
+            texts = _content(_driver_files.SOURCES) or texts
         listed += [
             (_driver_files.PINS, _driver_files.pins(choice, request.wish.version), "before"),
             (_driver_files.UNATTENDED, _driver_files.unattended(), "before"),
@@ -174,7 +176,7 @@ def files(request: Request, host: Host, choice: Choice, repository: _driver_file
             "path": path,
             "content": content,
             "part": part,
-            "differs": _differs(path, content),
+            "differs": _content(path) != content,
             "folder": os.path.isdir(os.path.dirname(path)),
         }
         for path, content, part in listed
@@ -182,12 +184,12 @@ def files(request: Request, host: Host, choice: Choice, repository: _driver_file
     ]
 
 
-def _differs(path: str, content: str) -> bool:
+def _content(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            return file.read() != content
+            return file.read()
     except (OSError, ValueError):
-        return True
+        return ""
 
 
 def _source_problems() -> tuple[str, ...]:

@@ -172,7 +172,9 @@ def unavailable(wanted: Packages, candidates: Mapping[str, str], branch: int, ve
             problems.append(f"{name} ({found}, wanted {version or f'{branch}.*'})")
     builds = {upstream_of(candidates[name]) for name in wanted.driver if candidates.get(name)}
     if not problems and len(builds) > 1:
-        problems.append(f"one build of all (there are {', '.join(sorted(builds))})")
+        problems.append(
+            f"one build of all, as there are {', '.join(sorted(builds))} (nvidia_driver_version chooses one)"
+        )
     return problems
 
 

@@ -285,7 +285,8 @@ def _version(service: Service, replica: Replica, answer: Answer | None) -> Check
 def _agreement(service: Service, running: t.Sequence[Replica]) -> Check:
     groups: dict[tuple[str, str, str], list[str]] = {}
     for replica in running:
-        groups.setdefault((replica.revision, replica.weights_digest, replica.image_id), []).append(replica.name)
+        version = (replica.revision, replica.weights_digest, replica.image_id)
+        groups.setdefault(version, []).append(replica.name)
 
     def tell(revision: str, digest: str, image: str) -> str:
         weights = f", weights {short(digest)}" if digest else ""

@@ -27,6 +27,8 @@ POLL_SECONDS = 0.1
 ASIDE = ".old"
 LOG_LINES = 20
 LAST_WORDS_SECONDS = 3.0
+# For what no longer hears: its callers are lost already.
+HUNG_STOP_SECONDS = 5
 
 
 class ReplicaError(Exception):
@@ -182,6 +184,16 @@ def start(client: DockerClient, container_id: str) -> None:
         client.api.start(container_id)
     except APIError as error:
         raise ReplicaError(f"The replica cannot be started: {error.explanation or error}") from error
+
+
+def wake_up(client: DockerClient, replica: Observed) -> None:
+    """Make a container that runs and does not serve one that can be started: paused, or hung and so
+    unhealthy.
+    """
+    if replica.state == "paused":
+        client.api.unpause(replica.container_id)
+    elif replica.running and replica.health == "unhealthy" and not replica.draining:
+        stop(client, replica.container_id, HUNG_STOP_SECONDS)
 
 
 def wait_healthy(

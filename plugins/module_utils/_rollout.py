@@ -26,9 +26,6 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._replica impo
 if t.TYPE_CHECKING:
     from docker import DockerClient
 
-# For what no longer hears: its callers are lost already.
-HUNG_STOP_SECONDS = 5
-
 
 @dataclasses.dataclass
 class Outcome:
@@ -70,6 +67,7 @@ class Rollout:
         self.name = f"{service}-{number}"
         self.barriers, self.memory_mib, self.soak = barriers, memory_mib, soak
         self.checkpoint = checkpoint
+        self.surge = False
         self.outcome = Outcome()
         self.observed = _replica.observe(client, service, data_dir)
         own = [replica for replica in self.observed if replica.number == number]
@@ -97,6 +95,7 @@ class Rollout:
         which needs a slot that is not the old one's.
         """
         self.outcome.action = self.action(config)
+        self.surge = surge
         if self.current:
             self.outcome.container_id = self.current.container_id
         if self.outcome.action == "none":
@@ -105,11 +104,13 @@ class Rollout:
             self._remove_all()
         elif self.current and self.current.spec == spec.spec_hash(config):
             try:
+                if not self.aside:
+                    self._step("wake it up", _replica.wake_up, self.client, self.current)
                 self._finish(self.current.container_id, config)
             except ReplicaError as error:
                 self._go_back(str(error))
         else:
-            self._replace(config, notes or {}, surge)
+            self._replace(config, notes or {})
         return self.outcome
 
     def drain_action(self) -> str:
@@ -125,7 +126,7 @@ class Rollout:
                 self._take_out(replica)
         return self.outcome
 
-    def _replace(self, config: dict[str, t.Any], notes: dict[str, str], surge: bool) -> None:
+    def _replace(self, config: dict[str, t.Any], notes: dict[str, str]) -> None:
         slot = config["labels"][spec.LABEL_SLOT]
         if self.current and self.aside:
             # An earlier run got as far as a newcomer that nobody wants any more.
@@ -134,7 +135,7 @@ class Rollout:
                 "remove the unwanted newcomer", _replica.remove, self.client, self.current.container_id
             )
         elif self.current:
-            if not surge or self.current.slot == slot:
+            if not self.surge or self.current.slot == slot:
                 self._take_out(self.current)
             self._step(
                 "set the old one aside",
@@ -149,8 +150,6 @@ class Rollout:
             self._bring_back(self.aside)
             return
         try:
-            if self.aside and self.aside.slot == slot:
-                self._take_out(self.aside)
             directories = self._directories(slot)
             _replica.make_directories(directories, config["user"])
             container_id = self._step("create", _replica.create, self.client, config, notes)
@@ -167,6 +166,9 @@ class Rollout:
         bake = bake and self.aside is not None
         now = _replica.look(self.client, container_id)
         if not now.running:
+            if self.aside and not self.surge:
+                # Left running by a surge that was cut off; there is no room for both any more.
+                self._take_out(self.aside)
             self._step("wait for the card", barriers.card_is_free, config["gpu"], self.memory_mib)
         if behind_the_door and not now.serving:
             self._step("raise the newcomer's drain flag", _replica.raise_drain_flag, control)
@@ -257,7 +259,7 @@ class Rollout:
             )
         stopping = time.monotonic()
         barriers.tell("stop")
-        patience = HUNG_STOP_SECONDS if drained.hung else None
+        patience = _replica.HUNG_STOP_SECONDS if drained.hung else None
         self._step("stop", _replica.stop, self.client, replica.container_id, patience)
         if self.outcome.drained_seconds is None:
             self.outcome.drained_seconds = round(stopping - started, 1)

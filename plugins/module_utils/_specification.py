@@ -29,8 +29,8 @@ LABEL_GPU = "voicefleet.gpu"
 LABEL_REVISION = "voicefleet.revision"
 LABEL_SPEC = "voicefleet.spec"
 LABEL_CONFIG = "voicefleet.config"
-# What all replicas of the service were made from, as JSON {"specification": ..., "image_id": ...}: this one, and
-# the one that ran before it, which is what a rollback goes back to. Neither counts in the hash.
+# What all replicas of the service were made from, as JSON {"specification": ..., "image_id": ...}: this one,
+# and the one that ran before it, which is what a rollback goes back to. Neither counts in the hash.
 LABEL_SPECIFICATION = "voicefleet.specification"
 LABEL_PREVIOUS = "voicefleet.previous"
 
@@ -156,10 +156,19 @@ def replica_directories(data_dir: str, service: str, name: str, slot: str) -> di
 
 
 def origin(specification: dict[str, Any], image_id: str) -> str:
-    """What a rollback needs to make a replica again, as a label holds it."""
-    return json.dumps(
-        {"specification": specification, "image_id": image_id}, sort_keys=True, separators=(",", ":")
-    )
+    """What all replicas of a service are made from, as a label holds it."""
+    return _compact({"specification": specification, "image_id": image_id})
+
+
+def origin_labels(
+    specification: dict[str, Any], image_id: str, previous: dict[str, Any] | None = None
+) -> dict[str, str]:
+    """Labels that tell what a container was made from, and what ran before, which a rollback goes back to.
+
+    They do not count in the replica's identity.
+    """
+    labels = {LABEL_SPECIFICATION: origin(specification, image_id)}
+    return {**labels, LABEL_PREVIOUS: _compact(previous)} if previous else labels
 
 
 def create_arguments(config: dict[str, Any], notes: dict[str, str] | None = None) -> dict[str, Any]:
@@ -202,7 +211,7 @@ def create_arguments(config: dict[str, Any], notes: dict[str, str] | None = None
             **(notes or {}),
             **config["labels"],
             LABEL_SPEC: spec_hash(config),
-            LABEL_CONFIG: json.dumps(config, sort_keys=True, separators=(",", ":")),
+            LABEL_CONFIG: _compact(config),
         },
         "user": config["user"] or None,
         "stop_timeout": config["stop_timeout_seconds"],
@@ -226,6 +235,10 @@ def readable(config: dict[str, Any] | None) -> dict[str, Any]:
         key: "(hidden)" if SECRET_NAME.search(key) else value for key, value in config["environment"].items()
     }
     return {**config, "environment": environment}
+
+
+def _compact(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -41,6 +41,11 @@ options:
   specification:
     description:
       - What the container is made from. Required with O(state=present).
+  previous:
+    description:
+      - What ran before, as RV(voicefleet.cosyvoice.replica_plan#module:previous) tells. A new container keeps
+        it, and a rollback goes back to it.
+    type: dict
   number:
     description: The replica's number, from 1. Its container is C(<service>-<number>).
     type: int
@@ -239,6 +244,7 @@ EXAMPLES = r"""
     slot: "{{ item.slot | default(omit) }}"
     surge: "{{ item.surge | default(false) }}"
     specification: "{{ plan.specification }}"
+    previous: "{{ plan.previous }}"
     traefik:
       api_url: http://127.0.0.1:8080
     health_path: /healthz
@@ -323,7 +329,6 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
     _canary,
     _engine,
     _lock,
-    _origin,
     _replica,
     _route_switch,
     _specification,
@@ -415,7 +420,7 @@ def soak_of(params: dict[str, Any], client: Any, barriers: Barriers) -> Soak | N
     )
 
 
-def notes_of(rollout: Rollout, config: dict[str, Any], specification: dict[str, Any]) -> dict[str, str]:
+def notes_of(rollout: Rollout, config: dict[str, Any], params: dict[str, Any]) -> dict[str, str]:
     """Labels for a new container beside its own: the way back, and the services that the router still
     needs.
     """
@@ -424,7 +429,7 @@ def notes_of(rollout: Rollout, config: dict[str, Any], specification: dict[str, 
     wanted = next(iter(sorted(_route_switch.carried(config["labels"], service))), "")
     live = _route_switch.live(labels, service, wanted)
     return {
-        **_origin.notes(rollout.observed, rollout.number, specification, config["image_id"]),
+        **_specification.origin_labels(params["specification"], config["image_id"], params["previous"]),
         **(_route_switch.to_carry(labels, live, wanted, config["port"]) if wanted else {}),
     }
 
@@ -478,6 +483,7 @@ def main() -> None:
             "specification": {"type": "dict", "options": _specification.ARGUMENT_SPEC},
             "data_dir": {"type": "path", "default": "/var/lib/voicefleet"},
             "docker_host": {"type": "str", "default": _engine.DEFAULT_DOCKER_HOST},
+            "previous": {"type": "dict"},
             "number": {"type": "int", "required": True},
             "state": {"type": "str", "choices": ["present", "drained", "absent"], "default": "present"},
             "slot": {"type": "dict", "options": _specification.SLOT_OPTIONS},
@@ -561,7 +567,7 @@ def main() -> None:
             if drain:
                 rollout.drain()
             else:
-                notes = notes_of(rollout, config, params["specification"]) if config else {}
+                notes = notes_of(rollout, config, params) if config else {}
                 rollout.carry_out(config, notes, params["surge"])
     except (_replica.ReplicaError, _lock.LockError) as error:
         failure = str(error)

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ import pathlib, http.server
 pathlib.Path("/outputs/note").write_text("kept")
 http.server.test(http.server.SimpleHTTPRequestHandler, port=8000)
 """
+
+
+@pytest.fixture(autouse=True)
+def no_traefik(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These fleets have no Traefik, so there is none to give a moment to."""
+    monkeypatch.setattr(_barriers, "UNWATCHED_SECONDS", 0)
 
 
 class CutOffError(Exception):
@@ -95,11 +102,8 @@ class Fleet:
             Limits(30, 10, drain_seconds=0, route_timeout_seconds=10, bake_seconds=0.3),
             self.hooks,
         )
-        # This fleet has no Traefik, so there is none to give a moment to.
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_barriers, "UNWATCHED_SECONDS", 0)
-            rollout = Rollout(self.client, self.service, 1, self.data_dir, barriers, checkpoint=checkpoint)
-            rollout.carry_out(config, surge=surge)
+        rollout = Rollout(self.client, self.service, 1, self.data_dir, barriers, checkpoint=checkpoint)
+        rollout.carry_out(config, surge=surge)
         return rollout
 
     def state(self) -> list[tuple[str, str, str, str]]:
@@ -111,13 +115,24 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(base_image: str, tmp_path: Path) -> Iterator[Fleet]:
+def make_fleet(base_image: str, tmp_path: Path) -> Iterator[Callable[[], Fleet]]:
     client = docker.from_env()
     tmp_path.chmod(0o755)
-    made = Fleet(client, base_image, tmp_path)
-    yield made
-    for replica in _replica.observe(client, made.service, made.data_dir):
-        client.api.remove_container(replica.container_id, force=True)
+    made: list[Fleet] = []
+
+    def make() -> Fleet:
+        made.append(Fleet(client, base_image, tmp_path))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        for replica in _replica.observe(client, fleet.service, fleet.data_dir):
+            client.api.remove_container(replica.container_id, force=True)
+
+
+@pytest.fixture
+def fleet(make_fleet: Callable[[], Fleet]) -> Fleet:
+    return make_fleet()
 
 
 SERVING_1 = [("-1", "1", "running", "healthy")]
@@ -169,20 +184,27 @@ def test_a_first_replica_that_dies_is_told_of(fleet: Fleet) -> None:
 @pytest.mark.parametrize("surge", [False, True], ids=["its slot is the only one", "another slot is free"])
 @pytest.mark.parametrize("then", ["the same again", "back to what ran", "on to another"])
 def test_cut_off_before_any_step_the_next_run_ends_where_an_undisturbed_one_does(
-    fleet: Fleet, then: str, surge: bool
+    make_fleet: Callable[[], Fleet], then: str, surge: bool
 ) -> None:
-    def make(revision: str) -> dict[str, Any]:
+    wanted = {"the same again": "2", "back to what ran": "1", "on to another": "3"}[then]
+
+    def make(fleet: Fleet, revision: str) -> dict[str, Any]:
         """Where there is room, what replaces revision 1 goes to the other slot, and back again."""
         return fleet.config(revision, slot=1 if surge and revision == "2" else 0)
 
-    fleet.roll(make("1"))
-    fleet.roll(make("2"), surge=surge)
-    steps = list(fleet.steps)
-    assert len(steps) >= 12
-    wanted = {"the same again": "2", "back to what ran": "1", "on to another": "3"}[then]
-    for cut in range(len(steps)):
-        fleet.roll(make("1"), surge=surge)
-        with pytest.raises(CutOffError):
-            fleet.roll(make("2"), cut_off_before=cut, surge=surge)
-        fleet.roll(make(wanted), surge=surge)
-        assert fleet.state() == [("-1", wanted, "running", "healthy")], f"cut off before: {steps[cut]}"
+    def cut_off(before: int) -> tuple[str, list[tuple[str, str, str, str]]]:
+        fleet = make_fleet()
+        fleet.roll(make(fleet, "1"))
+        with pytest.raises(CutOffError) as at:
+            fleet.roll(make(fleet, "2"), cut_off_before=before, surge=surge)
+        fleet.roll(make(fleet, wanted), surge=surge)
+        return str(at.value), fleet.state()
+
+    undisturbed = make_fleet()
+    undisturbed.roll(make(undisturbed, "1"))
+    undisturbed.roll(make(undisturbed, "2"), surge=surge)
+    assert len(undisturbed.steps) >= 12
+    with ThreadPoolExecutor(4) as pool:
+        ends = dict(pool.map(cut_off, range(len(undisturbed.steps))))
+    assert list(ends) == undisturbed.steps
+    assert {step: end for step, end in ends.items() if end != [("-1", wanted, "running", "healthy")]} == {}
