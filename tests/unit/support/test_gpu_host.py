@@ -45,6 +45,7 @@ class Stage:
             "GPU_STAND_IN_STATE": str(folder / "state"),
             "GPU_STAND_IN_LOGS": str(folder / "logs"),
         }
+        (folder / "state").mkdir()
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def cards(self, *cards: dict[str, Any], **data: Any) -> None:
@@ -162,6 +163,7 @@ def test_over_filling_can_be_let_happen(stage: Stage) -> None:
 
 def test_others_are_in_the_way_too(stage: Stage) -> None:
     stage.cards({**RTX_4090, "processes": [{"pid": 4000001, "used": 12000}]})
+    assert stage.smi("--query-gpu=memory.free", "--format=csv,noheader") == "12218 MiB\n"
     assert stage.start("one") == ""
     assert "CUDA out of memory" in stage.start("two")
     assert stage.used() == {"GPU-a": 20192}
