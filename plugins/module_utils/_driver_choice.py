@@ -198,8 +198,8 @@ def _legacy(cards: Sequence[Card]) -> list[Card]:
 def _source(cards: Sequence[Card], wish: Wish, host: Host) -> str:
     if wish.source != "auto":
         return wish.source
-    # Canonical builds and signs the modules; Debian's own are of branches that NVIDIA has ended, but the only ones
-    # for old cards on Debian 13.
+    # Canonical builds and signs the modules; Debian's own are of branches that NVIDIA has ended, but the only
+    # ones for old cards on Debian 13.
     if host.kind == "Ubuntu" or (host.name == "Debian 13" and _legacy(cards)):
         return "distribution"
     return "nvidia"

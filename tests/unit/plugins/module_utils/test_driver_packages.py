@@ -103,6 +103,7 @@ def test_the_build_in_a_packages_version(version: str, upstream: str) -> None:
     assert _driver_packages.upstream_of(version) == upstream
 
 
+MIXED = "one build of all, as there are 535.261.03, 535.274.02 (nvidia_driver_version chooses one)"
 WANTED = Packages(tools=("dkms",), driver=("nvidia-open-kernel-dkms", "nvidia-smi"),
                   aside=("nvidia-persistenced",), exclude=("nvidia-kernel-dkms",))  # fmt: skip
 CANDIDATES = {"dkms": "3.0.10-8", "nvidia-open-kernel-dkms": "535.261.03-1", "nvidia-smi": "535.261.03-1",
@@ -116,7 +117,7 @@ CANDIDATES = {"dkms": "3.0.10-8", "nvidia-open-kernel-dkms": "535.261.03-1", "nv
         ({}, "535.261.03", []),
         ({"dkms": ""}, "", ["dkms (none)"]),
         ({"nvidia-smi": "550.163.01-2"}, "", ["nvidia-smi (550.163.01-2, wanted 535.*)"]),
-        ({"nvidia-smi": "535.274.02-1"}, "", ["one build of all (there are 535.261.03, 535.274.02)"]),
+        ({"nvidia-smi": "535.274.02-1"}, "", [MIXED]),
         ({}, "535.309.01", ["nvidia-open-kernel-dkms (535.261.03-1, wanted 535.309.01)",
                             "nvidia-smi (535.261.03-1, wanted 535.309.01)"]),
     ],
