@@ -61,7 +61,7 @@ class Host:
             self.process = None
 
 
-class Action(replica.ActionModule):  # type: ignore[misc]  # Ansible has no types
+class Action(replica.ActionModule):
     """The action in front of such a host."""
 
     def __init__(self, host: Host, **task: t.Any) -> None:
@@ -216,9 +216,14 @@ def test_a_module_that_was_killed_is_noticed(
 ) -> None:
     monkeypatch.setattr(replica, "ALIVE_CHECK_SECONDS", 0.0)
     host.script = ["one\n", "", ""]
-    monkeypatch.setattr(
-        host, "next", lambda real=host.next: (host.kill() if host.looks == 3 else None, real())
-    )
+    real = host.next
+
+    def next_and_kill() -> None:
+        if host.looks == 3:
+            host.kill()
+        real()
+
+    monkeypatch.setattr(host, "next", next_and_kill)
     result = Action(host).run(task_vars={})
     assert host.looks == 4, "the live process was taken for a dead one, or the dead one for a live one"
     assert result["failed"]
@@ -254,7 +259,7 @@ def test_a_run_that_was_killed_is_not_followed_any_more(
     host: Host, shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parents = iter([10, 10, 1])
-    monkeypatch.setattr(replica.os, "getppid", lambda: next(parents))
+    monkeypatch.setattr("os.getppid", lambda: next(parents))
     with pytest.raises(AnsibleError, match="ansible-playbook is gone"):
         Action(host).run(task_vars={})
     assert host.job.exists(), "the module is still at work"
