@@ -139,16 +139,15 @@ class Barriers:
             return Drained(0)
         metrics, started = self.hooks.metrics, time.monotonic()
         if metrics is None or not metrics.in_flight:
-            self.tell(f"drain: {self.limits.drain_seconds:g} s for what it has in hand, which it cannot tell")
-            while time.monotonic() - started < self.limits.drain_seconds and seen.running:
-                time.sleep(POLL_SECONDS)
-                seen = _replica.look(self.client, container_id)
-            return Drained(None)
+            return self._in_its_time(container_id)
         quiet, silent_since = 0, None
         while True:
             now = time.monotonic()
             reading = _metrics.read(seen.url, metrics, ASK_SECONDS)
-            count = None if reading is None else reading.in_flight
+            if reading is not None and reading.in_flight is None:
+                # It answers, and knows no such figure: an older revision, perhaps.
+                return self._in_its_time(container_id)
+            count = reading.in_flight if reading else None
             if count is None:
                 quiet, silent_since = 0, silent_since or now
                 if not _replica.look(self.client, container_id).running:
@@ -167,6 +166,14 @@ class Barriers:
             if now - started > self.limits.drain_timeout_seconds:
                 return Drained(None if count is None else int(count))
             time.sleep(POLL_SECONDS)
+
+    def _in_its_time(self, container_id: str) -> Drained:
+        """For a service that cannot tell what it has in hand."""
+        started, seconds = time.monotonic(), self.limits.drain_seconds
+        self.tell(f"drain: {seconds:g} s for what it has in hand, which it cannot tell")
+        while time.monotonic() - started < seconds and _replica.look(self.client, container_id).running:
+            time.sleep(POLL_SECONDS)
+        return Drained(None)
 
     def card_is_free(self, gpu: str | None, memory_mib: int | None) -> None:
         """Wait until the driver has taken back what the slot's last replica had."""

@@ -43,15 +43,12 @@ def observe(client: DockerClient, service: str, data_dir: str) -> list[Observed]
     ):
         labels = summary["Labels"]
         name = summary["Names"][0].lstrip("/")
-        directories = spec.replica_directories(
-            data_dir, service, name.removesuffix(ASIDE), labels[spec.LABEL_SLOT]
-        )
         found.append(
             Observed(
                 number=int(labels[spec.LABEL_NUMBER]),
                 name=name,
                 aside=name.endswith(ASIDE),
-                draining=os.path.exists(_drain_flag(directories["control"])),
+                draining=os.path.exists(_drain_flag(control_dir(labels))),
                 container_id=summary["Id"],
                 slot=labels[spec.LABEL_SLOT],
                 spec=labels.get(spec.LABEL_SPEC, ""),
@@ -103,6 +100,11 @@ def _url(seen: dict[str, t.Any], config: dict[str, t.Any], network: str | None =
     chosen = networks.get(network, {}) if network else own
     address = chosen.get("IPAddress")
     return f"http://{address}:{config['port']}" if address and config else ""
+
+
+def control_dir(labels: t.Mapping[str, str]) -> str:
+    """The directory of the host in which a container with these labels looks for its drain flag."""
+    return spec.control_directory(json.loads(labels.get(spec.LABEL_CONFIG, "{}")))
 
 
 def find(client: DockerClient, name: str) -> str | None:

@@ -150,7 +150,7 @@ class Rollout:
             self._bring_back(self.aside)
             return
         try:
-            directories = self._directories(slot)
+            directories = spec.replica_directories(self.data_dir, self.service, self.name, slot)
             _replica.make_directories(directories, config["user"])
             container_id = self._step("create", _replica.create, self.client, config, notes)
             self._finish(container_id, config)
@@ -161,7 +161,7 @@ class Rollout:
         """Start what is to stay, look at it, let it in, and only then let go of the one set aside."""
         self.outcome.container_id = container_id
         barriers, revision = self.barriers, config["labels"][spec.LABEL_REVISION]
-        control = self._directories(config["labels"][spec.LABEL_SLOT])["control"]
+        control = spec.control_directory(config)
         behind_the_door = bool(barriers.hooks.health_path) and bake
         bake = bake and self.aside is not None
         now = _replica.look(self.client, container_id)
@@ -239,7 +239,7 @@ class Rollout:
         if not _replica.look(self.client, replica.container_id).running:
             return
         barriers, started = self.barriers, time.monotonic()
-        control = self._directories(replica.slot)["control"]
+        control = _replica.control_dir(replica.labels)
         self._step("raise the drain flag", _replica.raise_drain_flag, control)
         try:
             self._step("wait until Traefik lets go", barriers.unlisted, replica.container_id)
@@ -284,15 +284,12 @@ class Rollout:
             if replica:
                 self._take_out(replica)
                 self._step("remove", _replica.remove, self.client, replica.container_id)
-                control = self._directories(replica.slot)["control"]
+                control = _replica.control_dir(replica.labels)
                 self._step("lower the drain flag", _replica.lower_drain_flag, control)
         self.outcome.container_id = None
 
     def _url(self, container_id: str) -> str:
         return _replica.look(self.client, container_id).url
-
-    def _directories(self, slot: str) -> dict[str, str]:
-        return spec.replica_directories(self.data_dir, self.service, self.name, slot)
 
     def _step(self, name: str, do: t.Callable[..., t.Any], *args: t.Any, **kwargs: t.Any) -> t.Any:
         self.checkpoint(name)

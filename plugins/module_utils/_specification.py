@@ -155,6 +155,12 @@ def replica_directories(data_dir: str, service: str, name: str, slot: str) -> di
     }
 
 
+def control_directory(config: dict[str, Any]) -> str:
+    """Where a container of that configuration looks for its drain flag; empty for a stranger's."""
+    mounts = config.get("mounts", [])
+    return next((mount["source"] for mount in mounts if mount["target"] == CONTROL_DIR), "")
+
+
 def origin(specification: dict[str, Any], image_id: str) -> str:
     """What all replicas of a service are made from, as a label holds it."""
     return _compact({"specification": specification, "image_id": image_id})
