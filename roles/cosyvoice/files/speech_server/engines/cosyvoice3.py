@@ -86,8 +86,8 @@ class CosyVoice3Engine(Engine):
                 failures[voice.id] = error
         if failures and len(failures) == len(voices):
             raise next(iter(failures.values()))  # not the voices' fault
-        for name, error in failures.items():
-            self._store.leave_out(name, f"the model cannot take it: {error}")
+        for name, failure in failures.items():
+            self._store.leave_out(name, f"the model cannot take it: {failure}")
 
     def warm_up(self) -> None:
         if self._store.default is None:
