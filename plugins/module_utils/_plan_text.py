@@ -21,8 +21,8 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan_rules import Outlook
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._target import short_id
 
-# Enough to tell the cards of a host apart: GPU-5a0e.
-CARD_LENGTH = 8
+# The first block of a UUID, which tells the cards of a host apart: GPU-5a0e8f21.
+CARD_LENGTH = 12
 ACTIONS: tuple[Action, ...] = ("create", "start", "replace", "remove", "keep")
 
 
@@ -86,7 +86,7 @@ def diff(
 def short(key: str) -> str:
     """A slot's key with the card's UUID cut short."""
     card = card_of(key)
-    return key if len(card) <= CARD_LENGTH else f"{card[:CARD_LENGTH]}…{key[len(card) :]}"
+    return key if len(card) <= CARD_LENGTH else f"{card[:CARD_LENGTH]}{key[len(card) :]}"
 
 
 def _where(step: Step) -> str:

@@ -275,8 +275,8 @@ summary:
   elements: str
   sample:
     - "cosyvoice: 2 wanted, 2 there, 2 serving; 2 to replace; 1 serving at the worst moment"
-    - "replace  cosyvoice-1  GPU-5a0e…/0  2511 -> 2512  revision 2511 -> 2512 (canary)"
-    - "replace  cosyvoice-2  GPU-5a0e…/1  2511 -> 2512  revision 2511 -> 2512"
+    - "replace  cosyvoice-1  GPU-5a0e8f21/0  2511 -> 2512  revision 2511 -> 2512 (canary)"
+    - "replace  cosyvoice-2  GPU-5a0e8f21/1  2511 -> 2512  revision 2511 -> 2512"
 count:
   description: How many replicas there will be.
   returned: when a plan was made, even if it is refused
