@@ -1,30 +1,41 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One replica on a real engine: made, replaced, restored when its successor is bad, resumed when cut off."""
+"""One replica on a real engine: made, replaced, restored when its successor is bad, resumed when killed."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import docker
 import pytest
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _barriers, _replica
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _specification as spec
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._barriers import Barriers, Hooks, Limits
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Slot
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._barriers import Limits
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Slot, Step
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan_steps import plan
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._replica import ReplicaError
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._rollout import Rollout
+from killed_roll import KilledRolls, prepare
 
-SERVES = ["python3", "-m", "http.server", "8000", "--directory", "/outputs"]
-DIES = ["python3", "-c", "print('no memory left on the card'); raise SystemExit(3)"]
+# So many fleets are killed and repaired side by side.
+AT_ONCE = 4
+# Without site: Python starts in half the time, and the health check is started all the time.
+PYTHON = ["python3", "-I", "-S"]
+SERVES = [*PYTHON, "-m", "http.server", "8000", "--directory", "/outputs"]
+# The revision that is configured to do so.
+BAD = "bad"
+DIES = [*PYTHON, "-c", "print('no memory left on the card'); raise SystemExit(3)"]
 HEALTHY = """
-import os, urllib.request
+import os, socket
 assert not os.path.exists("/run/voicefleet/drain")
-urllib.request.urlopen("http://127.0.0.1:8000/")
+socket.create_connection(("127.0.0.1", 8000), 10)
 """
 WRITES = """
 import pathlib, http.server
@@ -39,26 +50,24 @@ def no_traefik(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_barriers, "UNWATCHED_SECONDS", 0)
 
 
-class CutOffError(Exception):
-    """The run ends here, as if it had been killed."""
-
-
 class Fleet:
-    """One service with one replica, of the test's own, on the real engine."""
+    """One service of the test's own, on the real engine; mostly of one replica."""
 
     def __init__(self, client: docker.DockerClient, image: str, data_dir: Path) -> None:
         self.client = client
         self.image = image
+        self.image_id = _replica.image_id(client, image)
         self.data_dir = str(data_dir)
         self.service = f"vftest-{uuid.uuid4().hex[:8]}"
         self.steps: list[str] = []
-        self.hooks = Hooks(health_path="/")
 
-    def config(self, revision: str, command: list[str] | None = None, slot: int = 0) -> dict[str, Any]:
+    def config(
+        self, revision: str, command: list[str] | None = None, slot: int = 0, number: int = 1
+    ) -> dict[str, Any]:
         specification: dict[str, Any] = {
             "image": self.image,
             "revision": revision,
-            "command": command or SERVES,
+            "command": command or (DIES if revision == BAD else SERVES),
             "entrypoint": [],
             "environment": {},
             "mounts": [],
@@ -67,11 +76,11 @@ class Fleet:
             "network": "bridge",
             "labels": {},
             "health": {
-                "test": ["CMD", "python3", "-c", HEALTHY],
+                "test": ["CMD", *PYTHON, "-c", HEALTHY],
                 "interval_seconds": 0.2,
-                "timeout_seconds": 3,
+                "timeout_seconds": 30,
                 "retries": 1,
-                "start_period_seconds": 20,
+                "start_period_seconds": 60,
             },
             "user": "10001",
             "capabilities": [],
@@ -81,30 +90,53 @@ class Fleet:
             "memory_mib": 0,
             "stop_timeout_seconds": 2,
         }
-        image_id = _replica.image_id(self.client, self.image)
         return spec.container_config(
-            self.service, 1, Slot(None, slot), specification, image_id, self.data_dir
+            self.service, number, Slot(None, slot), specification, self.image_id, self.data_dir
         )
 
-    def roll(
-        self, config: dict[str, Any] | None, cut_off_before: int | None = None, surge: bool = False
-    ) -> Rollout:
-        """Carry out C(config); with C(cut_off_before) only the steps before that one, counted from 0."""
+    def order(self, config: dict[str, Any] | None, surge: bool = False, number: int = 1) -> dict[str, Any]:
+        """All that a rollout of one replica is told."""
+        limits = Limits(
+            start_timeout_seconds=120,
+            drain_timeout_seconds=60,
+            drain_seconds=0,
+            route_timeout_seconds=60,
+            bake_seconds=0.1,
+        )
+        return {
+            "service": self.service,
+            "number": number,
+            "data_dir": self.data_dir,
+            "config": config,
+            "surge": surge,
+            "health_path": "/",
+            "limits": asdict(limits),
+        }
+
+    def roll(self, config: dict[str, Any] | None, surge: bool = False, number: int = 1) -> Rollout:
+        """Carry out C(config) in this process; C(steps) are those that were taken."""
         self.steps = []
-
-        def checkpoint(step: str) -> None:
-            if len(self.steps) == cut_off_before:
-                raise CutOffError(step)
-            self.steps.append(step)
-
-        barriers = Barriers(
-            self.client,
-            Limits(30, 10, drain_seconds=0, route_timeout_seconds=10, bake_seconds=0.3),
-            self.hooks,
-        )
-        rollout = Rollout(self.client, self.service, 1, self.data_dir, barriers, checkpoint=checkpoint)
+        rollout = prepare(self.client, self.order(config, surge, number), self.steps.append)
         rollout.carry_out(config, surge=surge)
         return rollout
+
+    def plan(self, revision: str, count: int, slots: int, surge: bool) -> list[Step]:
+        """As module replica_plan makes it, for a host with so many slots."""
+
+        def spec_of(number: int, slot: Slot) -> str:
+            return spec.spec_hash(self.config(revision, slot=slot.index, number=number))
+
+        observed = _replica.observe(self.client, self.service, self.data_dir)
+        places = [Slot(None, index) for index in range(slots)]
+        return plan(self.service, count, places, observed, spec_of, revision=revision, surge=surge)
+
+    def bring(self, revision: str, count: int, slots: int, surge: bool) -> None:
+        """Plan, and take the steps of the plan."""
+        for step in self.plan(revision, count, slots, surge):
+            if step.action == "keep":
+                continue
+            config = step.slot and self.config(revision, slot=step.slot.index, number=step.number)
+            self.roll(config, step.surge, step.number)
 
     def state(self) -> list[tuple[str, str, str, str]]:
         """Everything there is of the service: names, revisions, states, health."""
@@ -112,6 +144,28 @@ class Fleet:
             (seen.name.removeprefix(self.service), seen.revision, seen.state, seen.health)
             for seen in _replica.observe(self.client, self.service, self.data_dir)
         ]
+
+    def files(self) -> list[str]:
+        """What lies in the directories of the service, drain flags among it."""
+        found = Path(self.data_dir, self.service).rglob("*")
+        return sorted(str(path.relative_to(self.data_dir)) for path in found if not path.is_dir())
+
+    def faults(self, revision: str, count: int, slots: int, surge: bool) -> list[str]:
+        """In what this differs from a fleet of so many replicas of C(revision) that nothing disturbed."""
+        wanted = [(f"-{number}", revision, "running", "healthy") for number in range(1, count + 1)]
+        observed = _replica.observe(self.client, self.service, self.data_dir)
+        left = [step for step in self.plan(revision, count, slots, surge) if step.action != "keep"]
+        return [
+            *([f"containers: {self.state()}"] if self.state() != wanted else []),
+            *(["two on one slot"] if len({each.slot for each in observed}) < len(observed) else []),
+            *(f"left over: {path}" for path in self.files()),
+            *(f"still to do: {step}" for step in left),
+        ]
+
+    def remove(self) -> None:
+        """By force, whatever there is."""
+        for replica in _replica.observe(self.client, self.service, self.data_dir):
+            self.client.api.remove_container(replica.container_id, force=True)
 
 
 @pytest.fixture
@@ -126,8 +180,7 @@ def make_fleet(base_image: str, tmp_path: Path) -> Iterator[Callable[[], Fleet]]
 
     yield make
     for fleet in made:
-        for replica in _replica.observe(client, fleet.service, fleet.data_dir):
-            client.api.remove_container(replica.container_id, force=True)
+        fleet.remove()
 
 
 @pytest.fixture
@@ -154,7 +207,7 @@ def test_made_then_left_alone_then_replaced_then_removed(fleet: Fleet) -> None:
 
 
 def test_outputs_outlive_the_replica(fleet: Fleet) -> None:
-    fleet.roll(fleet.config("1", ["python3", "-c", WRITES]))
+    fleet.roll(fleet.config("1", [*PYTHON, "-c", WRITES]))
     fleet.roll(None)
     assert Path(fleet.data_dir, fleet.service, f"{fleet.service}-1", "outputs", "note").read_text() == "kept"
 
@@ -181,30 +234,85 @@ def test_a_first_replica_that_dies_is_told_of(fleet: Fleet) -> None:
         fleet.roll(fleet.config("1", DIES))
 
 
-@pytest.mark.parametrize("surge", [False, True], ids=["its slot is the only one", "another slot is free"])
-@pytest.mark.parametrize("then", ["the same again", "back to what ran", "on to another"])
-def test_cut_off_before_any_step_the_next_run_ends_where_an_undisturbed_one_does(
-    make_fleet: Callable[[], Fleet], then: str, surge: bool
+@dataclass(frozen=True)
+class Case:
+    """From one replica: what is being done when the run is killed, and what the next run is to do."""
+
+    killed: tuple[str, int]  # towards which revision, and how many replicas
+    then: tuple[str, int]
+    surge: bool = False
+    slots: int = 1
+    ends: tuple[str, int] = ("", 0)  # if not as C(then)
+
+
+# Of the revisions, "old" is the one that serves, "new" another good one.
+CASES = {
+    "upgraded, and the same again": Case(("new", 1), then=("new", 1)),
+    "upgraded, and back to what ran": Case(("new", 1), then=("old", 1)),
+    "upgraded, and one more": Case(("new", 1), then=("new", 2), slots=2),
+    "upgraded on a free slot, and the same again": Case(("new", 1), then=("new", 1), surge=True, slots=2),
+    "upgraded on a free slot, and back to what ran": Case(("new", 1), then=("old", 1), surge=True, slots=2),
+    "upgraded on a free slot, and one more": Case(("new", 1), then=("new", 2), surge=True, slots=2),
+    "restored, and the same again": Case((BAD, 1), then=(BAD, 1), ends=("old", 1)),
+    "restored, and back to what ran": Case((BAD, 1), then=("old", 1)),
+    "restored, and on to another": Case((BAD, 1), then=("new", 1)),
+    "restored on a free slot, and on to another": Case((BAD, 1), then=("new", 1), surge=True, slots=2),
+    "removed, and the same again": Case(("old", 0), then=("old", 0)),
+    "removed, and back to what ran": Case(("old", 0), then=("old", 1)),
+}
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_killed_before_any_step_the_next_run_ends_where_an_undisturbed_one_does(
+    make_fleet: Callable[[], Fleet], what: str
 ) -> None:
-    wanted = {"the same again": "2", "back to what ran": "1", "on to another": "3"}[then]
+    case = CASES[what]
+    room = (case.slots, case.surge)
 
-    def make(fleet: Fleet, revision: str) -> dict[str, Any]:
-        """Where there is room, what replaces revision 1 goes to the other slot, and back again."""
-        return fleet.config(revision, slot=1 if surge and revision == "2" else 0)
+    def order(fleet: Fleet, names: dict[str, str]) -> dict[str, Any]:
+        """The one step of the plan, as module replica is told it."""
+        revision, count = case.killed
+        upgrade_room = (case.slots if case.surge else 1, case.surge)
+        (step,) = fleet.plan(names.get(revision, revision), count, *upgrade_room)
+        assert step.surge == case.surge
+        config = step.slot and fleet.config(names.get(revision, revision), slot=step.slot.index)
+        return fleet.order(config, case.surge)
 
-    def cut_off(before: int) -> tuple[str, list[tuple[str, str, str, str]]]:
-        fleet = make_fleet()
-        fleet.roll(make(fleet, "1"))
-        with pytest.raises(CutOffError) as at:
-            fleet.roll(make(fleet, "2"), cut_off_before=before, surge=surge)
-        fleet.roll(make(fleet, wanted), surge=surge)
-        return str(at.value), fleet.state()
+    def kill_and_repair(before: int) -> tuple[str, list[str]]:
+        fleet, killer = fleets.get(), killers.get()
+        try:
+            (there,) = _replica.observe(fleet.client, fleet.service, fleet.data_dir)
+            names = {"old": there.revision, "new": "2" if there.revision == "1" else "1"}
+            at = killer.roll(order(fleet, names), before)
+            (then, then_count), (end, end_count) = case.then, case.ends if case.ends[0] else case.then
+            with pytest.raises(ReplicaError) if then == BAD else nullcontext():
+                fleet.bring(names.get(then, then), then_count, *room)
+            faults = fleet.faults(names[end], end_count, *room)
+            # The next time from here.
+            fleet.bring(names[end], 1, *room)
+            return at, faults
+        except Exception as error:
+            fleet = make_fleet()
+            fleet.roll(fleet.config("1"))
+            return f"step {before}", [repr(error)]
+        finally:
+            killers.put(killer)
+            fleets.put(fleet)
 
     undisturbed = make_fleet()
-    undisturbed.roll(make(undisturbed, "1"))
-    undisturbed.roll(make(undisturbed, "2"), surge=surge)
-    assert len(undisturbed.steps) >= 12
-    with ThreadPoolExecutor(4) as pool:
-        ends = dict(pool.map(cut_off, range(len(undisturbed.steps))))
-    assert list(ends) == undisturbed.steps
-    assert {step: end for step, end in ends.items() if end != [("-1", wanted, "running", "healthy")]} == {}
+    undisturbed.roll(undisturbed.config("1"))
+    asked = order(undisturbed, {"old": "1", "new": "2"})
+    with pytest.raises(ReplicaError) if case.killed[0] == BAD else nullcontext():
+        undisturbed.roll(asked["config"], case.surge)
+    steps = undisturbed.steps
+    print(len(steps), *steps, sep="\n")
+    fleets: Queue[Fleet] = Queue()
+    killers: Queue[KilledRolls] = Queue()
+    with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as pool:
+        for _each in range(AT_ONCE):
+            killers.put(stack.enter_context(KilledRolls()))
+            fleets.put(make_fleet())
+        list(pool.map(lambda fleet: fleet.roll(fleet.config("1")), list(fleets.queue)))
+        ends = list(pool.map(kill_and_repair, range(len(steps))))
+    assert [(at, faults) for at, faults in ends if faults] == []
+    assert [at for at, _faults in ends] == steps
