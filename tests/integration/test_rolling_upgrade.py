@@ -35,8 +35,8 @@ AT_LEAST = 3000
 RUN_SECONDS = 600
 # What is quick, so that the tests are: the one slow rollout says so.
 QUICK = {
-    "hard_start_seconds": 2,
-    "gpu_service_bake_seconds": 4,
+    "hard_start_seconds": 1,
+    "gpu_service_bake_seconds": 3,
     "gpu_service_soak_seconds": 4,
     # A loaded machine is uneven.
     "gpu_service_soak_max_latency_ratio": 5,
@@ -53,7 +53,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "wrong version": ({"hard_fault": "wrong_version"}, "9-wrong"),
     "crashes in the bake time": ({"hard_fault": "crashes_after=1.5"}, "in its bake time"),
-    "too slow": ({"hard_fault": "slow=1"}, "latency"),
+    "too slow": ({"hard_fault": "slow=1"}, "times is allowed"),
 }
 # Found out only by comparing its answers with its neighbour's, so callers get some of them.
 GETS_CALLERS = ("too slow",)
@@ -131,7 +131,8 @@ class Fleet:
 @pytest.fixture(scope="module")
 def fleet(engine: docker.DockerClient, base_image: str) -> Iterator[Fleet]:
     made = Fleet(engine, base_image)
-    made.run("absent", gpu_service_keep_data=False)
+    if made.containers():
+        made.run("absent", gpu_service_keep_data=False)
     made.run("main", hard_start_seconds=0)
     yield made
     made.run("absent", gpu_service_keep_data=False)
@@ -156,22 +157,21 @@ def test_an_upgrade_of_what_starts_slowly_and_speaks_long(fleet: Fleet) -> None:
         out, _none = upgrade.communicate(timeout=RUN_SECONDS)
         assert upgrade.returncode == 0, out
         watch.expect("2")
-        load.wait_for_more(100)
+        load.wait_for_more(50)
     assert "lock" in refused
     assert fleet.has("2"), fleet.revisions()
     assert set(fleet.ids().values()).isdisjoint(before.values())
 
 
 def test_a_rollback(fleet: Fleet) -> None:
-    fleet.bring("2")
-    if not any("voicefleet.previous" in each["Labels"] for each in fleet.client.api.containers()):
+    if not fleet.has("2"):
         fleet.bring("1")
-    before = fleet.revisions()[f"{SERVICE}-1"]
-    with fleet.under_load(before) as (_load, watch):
+        fleet.bring("2")
+    with fleet.under_load("2") as (_load, watch):
         watch.expect("1", "2")
         fleet.run("rollback")
-        watch.expect("1" if before == "2" else "2")
-    assert fleet.has("1" if before == "2" else "2"), fleet.revisions()
+        watch.expect("1")
+    assert fleet.has("1"), fleet.revisions()
 
 
 @pytest.mark.parametrize("what", BAD)
