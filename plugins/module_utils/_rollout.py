@@ -131,9 +131,7 @@ class Rollout:
         if self.current and self.aside:
             # An earlier run got as far as a newcomer that nobody wants any more.
             self._take_out(self.current)
-            self._step(
-                "remove the unwanted newcomer", _replica.remove, self.client, self.current.container_id
-            )
+            self._discard("remove the unwanted newcomer", self.current)
         elif self.current:
             if not self.surge or self.current.slot == slot:
                 self._take_out(self.current)
@@ -198,7 +196,7 @@ class Rollout:
             self.outcome.soak = self._step("soak", self.soak)
         if self.aside:
             self._take_out(self.aside)
-            self._step("remove the old one", _replica.remove, self.client, self.aside.container_id)
+            self._discard("remove the old one", self.aside)
             self.aside = None
 
     def _bring_back(self, aside: Observed) -> None:
@@ -221,7 +219,7 @@ class Rollout:
                 if replica.container_id == newcomer
             )
             self._take_out(seen, patient=False)
-            self._step("remove the failed newcomer", _replica.remove, self.client, newcomer)
+            self._discard("remove the failed newcomer", seen)
         try:
             self._bring_back(aside)
         except ReplicaError as error:
@@ -283,10 +281,14 @@ class Rollout:
         for replica in (self.current, self.aside):
             if replica:
                 self._take_out(replica)
-                self._step("remove", _replica.remove, self.client, replica.container_id)
-                control = _replica.control_dir(replica.labels)
-                self._step("lower the drain flag", _replica.lower_drain_flag, control)
+                self._discard("remove", replica)
         self.outcome.container_id = None
+
+    def _discard(self, step: str, replica: Observed) -> None:
+        """Remove what was taken out. Its drain flag goes first: nobody would look for it without it."""
+        control = _replica.control_dir(replica.labels)
+        self._step("lower the drain flag of what goes", _replica.lower_drain_flag, control)
+        self._step(step, _replica.remove, self.client, replica.container_id)
 
     def _url(self, container_id: str) -> str:
         return _replica.look(self.client, container_id).url
