@@ -254,9 +254,8 @@ CASES = {
     "upgraded on a free slot, and back to what ran": Case(("new", 1), then=("old", 1), surge=True, slots=2),
     "upgraded on a free slot, and one more": Case(("new", 1), then=("new", 2), surge=True, slots=2),
     "restored, and the same again": Case((BAD, 1), then=(BAD, 1), ends=("old", 1)),
-    "restored, and back to what ran": Case((BAD, 1), then=("old", 1)),
     "restored, and on to another": Case((BAD, 1), then=("new", 1)),
-    "restored on a free slot, and on to another": Case((BAD, 1), then=("new", 1), surge=True, slots=2),
+    "restored on a free slot, and back to what ran": Case((BAD, 1), then=("old", 1), surge=True, slots=2),
     "removed, and the same again": Case(("old", 0), then=("old", 0)),
     "removed, and back to what ran": Case(("old", 0), then=("old", 1)),
 }
