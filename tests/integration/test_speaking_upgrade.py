@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demo itself goes to another revision and back while it speaks to callers, by the playbooks people type."""
+"""The demo goes to another revision and back while it speaks to callers, by the playbooks people type."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def test_a_heading_with_the_counts_and_aligned_lines() -> None:
     changed = "its specification changed (old -> new)"
     assert summary("tts", 2, steps, OBSERVED, outlook, {}) == [
         "tts: 2 wanted, 3 there, 2 serving; 1 to replace, 1 to remove, 1 to keep",
-        "keep     tts-2   GPU-5a0e8f21/1                 2512          as wanted",
-        "remove   tts-10  GPU-5a0e8f21/2                 2511          2 wanted",
+        "keep     tts-2   GPU-5a0e8f21/1                    2512          as wanted",
+        "remove   tts-10  GPU-5a0e8f21/2                    2511          2 wanted",
         "replace  tts-1   GPU-5a0e8f21/0 -> GPU-5a0e8f21/2  2511 -> 2512  "
         f"{changed} (canary, successor first, on a free slot)",
     ]
