@@ -335,6 +335,12 @@ drained:
   returned: when a plan was made, even if it is refused
   type: dict
   sample: {by: anna, at: "2026-03-01T10:00:00Z", why: new driver}
+locked:
+  description:
+    - Whether a rollout has left its lock (M(voicefleet.cosyvoice.rollout_lock)) here, one that lives or one
+      that was killed. Take it even where nothing is left to do, and nothing of a dead run stays behind.
+  returned: when a plan was made, even if it is refused
+  type: bool
 route_service:
   description: Name of the load-balancer service that the router can name now so that no replica is left out.
   returned: when a plan was made, even if it is refused
@@ -356,6 +362,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
     _changes,
     _load,
+    _lock,
     _plan_rules,
     _plan_text,
     _replica,
@@ -539,6 +546,7 @@ def main() -> None:
         "downtime": outlook.downtime,
         "load": asdict(load) if load else {},
         "drained": drained,
+        "locked": os.path.exists(_lock.path_of(params["data_dir"], service)),
         "route_service": _route_switch.live([each.labels for each in observed], service, routes_wanted)
         if routes_wanted
         else "",

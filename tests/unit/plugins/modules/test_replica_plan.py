@@ -310,3 +310,15 @@ def test_without_an_engine_a_dry_run_plans_as_for_a_new_host(
     assert [step["action"] for step in result["todo"]] == ["create", "create"]
     assert (result["changed"], result["image_id"]) == (True, "")
     assert "There is no engine." in result["warnings"][0]
+
+
+def test_a_lock_is_told_of_even_where_nothing_is_left_to_do(engine: Engine, run: Run) -> None:
+    engine.create(1, "1")
+    engine.create(2, "1")
+    assert not run("1")["locked"]
+    lock = engine.data_dir / "tts/lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text("{}")
+    planned = run("1")
+    assert planned["locked"]
+    assert planned["todo"] == []
