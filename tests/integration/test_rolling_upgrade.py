@@ -189,6 +189,36 @@ def test_an_upgrade_to_something_bad_leaves_what_was(fleet: Fleet, what: str) ->
     assert fleet.has("1"), fleet.revisions()
 
 
+def test_where_the_second_fails_the_first_goes_back_too_if_that_is_asked_for(fleet: Fleet) -> None:
+    fleet.bring("1")
+    before = fleet.ids()
+    bad = {
+        "hard_revision": "9",
+        "hard_fault": f"dies_at_start@{SERVICE}-2",
+        "gpu_service_on_failure": "revert",
+    }
+    with fleet.under_load("1") as (_load, watch):
+        watch.expect("1", "9")
+        out = fleet.run("main", fails=True, **bad)
+        watch.expect("1")
+    assert "no memory left for the model" in out
+    assert fleet.has("1"), fleet.revisions()
+    # The second was set aside and came back; the first was made anew.
+    assert fleet.ids()[f"{SERVICE}-2"] == before[f"{SERVICE}-2"]
+    assert fleet.ids()[f"{SERVICE}-1"] != before[f"{SERVICE}-1"]
+
+
+def test_other_options_of_the_load_balancer(fleet: Fleet) -> None:
+    """Two containers that give one service of Traefik's different options would be 404 for all."""
+    fleet.bring("1")
+    before = fleet.ids()
+    with fleet.under_load("1"):
+        fleet.run("main", gpu_service_strategy="wrr", gpu_service_priority=1000)
+        assert set(fleet.ids().values()).isdisjoint(before.values())
+        fleet.run("main")
+    assert fleet.has("1"), fleet.revisions()
+
+
 def test_scaling_down_and_up_again(fleet: Fleet) -> None:
     fleet.bring("1")
     before = fleet.ids()
@@ -216,7 +246,7 @@ def test_enough_was_asked_and_nothing_lost(fleet: Fleet) -> None:
     ok = sum(len(report.ok) for report in fleet.reports)
     failed = sum(len(report.failed) for report in fleet.reports)
     print(f"{ok} requests answered whole, {failed} lost")
-    if len(fleet.reports) < len(BAD) + 4:
+    if len(fleet.reports) < len(BAD) + 6:
         pytest.skip("only when all tests of this file run")
     assert failed == 0
     assert ok >= AT_LEAST

@@ -23,7 +23,7 @@ Go's reverse proxy closes the body that it is still reading: https://github.com/
 
 Faults: never_healthy; dies_at_start; wrong_version (tells another revision); crashes_after=S (exit 3, S
 seconds after it was healthy); hangs_after=S (answers nothing any more); errors (500 on each stream); slow=S
-(first byte so late).
+(first byte so late). With @REPLICA behind it, only that replica has it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ class Settings:
         self.linger_seconds = float(environment.get("LINGER_SECONDS", "3"))
         self.max_in_flight = int(environment.get("MAX_IN_FLIGHT", "300"))
         self.max_queued = int(environment.get("MAX_QUEUED", "8"))
-        self.fault, _equals, value = environment.get("FAULT", "").partition("=")
+        fault, _at, only = environment.get("FAULT", "").partition("@")
+        self.fault, _equals, value = (fault if only in ("", environment.get("REPLICA")) else "").partition(
+            "="
+        )
         self.fault_seconds = float(value or "0")
         if self.fault == "wrong_version":
             self.revision += "-wrong"
