@@ -86,6 +86,7 @@ class Config:
     patience_seconds: float = PATIENCE_SECONDS
     send_seconds: float = math.inf  # by itself it ends then
     seed: int = 0
+    at_random: bool = False  # the moments: Poisson, as callers come in life, and not evenly spaced
 
 
 class AnswerError(Exception):
@@ -255,9 +256,13 @@ class Sender:
     async def run(self) -> None:
         """Until stopped, and then until the last answer is there."""
         running: set[asyncio.Task[None]] = set()
-        begin = time.monotonic()
+        moments = random.Random(f"moments {self.config.seed}")  # noqa: S311 - of their own: same lengths
+        begin, offset = time.monotonic(), 0.0
         while not self.stop.is_set():
-            offset = self.sent / self.config.rate_per_second
+            if self.config.at_random:
+                offset += moments.expovariate(self.config.rate_per_second)
+            else:
+                offset = self.sent / self.config.rate_per_second
             if offset > self.config.send_seconds:
                 break
             intended = begin + offset

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import math
 import struct
@@ -107,6 +108,21 @@ def test_anything_else_is_a_failure_with_its_reason(answer: str, reason: str) ->
     outcome = answer_to_one(answer)
     assert outcome.result == "failed"
     assert reason in outcome.reason
+
+
+def test_random_moments_are_uneven_and_the_same_again() -> None:
+    async def handler(request_id: str, _reader: object, writer: asyncio.StreamWriter) -> None:
+        writer.write(chunked("....", END).replace("{id}", request_id).encode())
+
+    def gaps() -> list[float]:
+        found = asyncio.run(load(handler, rate_per_second=100, at_random=True, send_seconds=0.3)).outcomes
+        at = sorted(outcome.at for outcome in found)
+        return [after - before for before, after in itertools.pairwise(at)]
+
+    once, again = gaps(), gaps()
+    assert len(once) > 5
+    assert max(once) > 2 * min(once)
+    assert once == pytest.approx(again, abs=1e-3)
 
 
 def test_nobody_there_is_a_failure() -> None:
