@@ -116,8 +116,7 @@ class Barriers:
             if time.monotonic() > deadline:
                 raise ReplicaError(
                     f"{seen.name} cannot be taken out of Traefik within "
-                    f"{self.limits.route_timeout_seconds:g} s: "
-                    f"{left}. It stays as it is."
+                    f"{self.limits.route_timeout_seconds:g} s: {left}. It stays as it is."
                 )
             self.tell(f"drain: {left}")
             time.sleep(POLL_SECONDS)
@@ -228,10 +227,13 @@ class Barriers:
         self.version(seen.name, _replica.look(self.client, container_id).url, revision)
 
     def version(self, name: str, url: str, revision: str) -> None:
-        """Ask the replica what it is; anything but the wanted revision is an error."""
+        """Ask the replica what it is, until it answers; anything but the wanted revision is an error."""
         if not self.hooks.version_path:
             return
-        answer = ask(Request("version", url + self.hooks.version_path, timeout_seconds=ASK_SECONDS))
+        asked = Request("version", url + self.hooks.version_path, timeout_seconds=ASK_SECONDS)
+        deadline = time.monotonic() + self.limits.route_timeout_seconds
+        while (answer := ask(asked)).status != 200 and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
         if answer.status != 200:
             raise ReplicaError(
                 f"{name} does not tell its version at {self.hooks.version_path}: "
@@ -240,9 +242,8 @@ class Barriers:
         said = self._revision(answer)
         if revision and said != revision:
             raise ReplicaError(
-                f"{name} is revision {said or 'unknown'}, and {revision} was wanted. Its image or its "
-                f"settings are "
-                "those of another revision."
+                f"{name} is revision {said or 'unknown'}, and {revision} was wanted. "
+                "Its image or its settings are those of another revision."
             )
 
     def _revision(self, answer: Answer) -> str:
@@ -310,9 +311,7 @@ class Barriers:
 
 
 def _is_fit(answer: Answer) -> bool:
-    """Fit to serve, but for the drain flag: a service that reads the flag itself says that this is the
-    reason.
-    """
+    """Fit to serve, or it would be without its drain flag, which a service that reads the flag says."""
     if answer.status is None:
         return False
     said = answer.json() if answer.status == 503 else None

@@ -189,9 +189,7 @@ def start(client: DockerClient, container_id: str) -> None:
 
 
 def wake_up(client: DockerClient, replica: Observed) -> None:
-    """Make a container that runs and does not serve one that can be started: paused, or hung and so
-    unhealthy.
-    """
+    """Make what runs and does not serve ready to be started: it is paused, or it hangs."""
     if replica.state == "paused":
         client.api.unpause(replica.container_id)
     elif replica.running and replica.health == "unhealthy" and not replica.draining:

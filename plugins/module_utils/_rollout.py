@@ -229,10 +229,9 @@ class Rollout:
         raise ReplicaError(f"{failure}\nIts predecessor is back in its place.")
 
     def _take_out(self, replica: Observed, patient: bool = True) -> None:
-        """Drain, then stop. Who is still in hand at the drain limit ends the rollout, unless the policy is to
-        cut.
+        """Drain, then stop. A request that outlasts the limit ends the rollout, unless the policy is cut.
 
-        With C(patient) false the replica has to go in any case.
+        With C(patient) false the replica has to go in any case: it is the one that failed.
         """
         if not _replica.look(self.client, replica.container_id).running:
             return
@@ -241,19 +240,18 @@ class Rollout:
         self._step("raise the drain flag", _replica.raise_drain_flag, control)
         try:
             self._step("wait until Traefik lets go", barriers.unlisted, replica.container_id)
-        except ReplicaError:
-            if not patient:
+        except ReplicaError as error:
+            if patient:
+                self._let_in_again(replica, control)
                 raise
-            self._let_in_again(replica, control)
-            raise
+            barriers.tell(f"drain: {error}")
         drained: Drained = self._step("wait until idle", barriers.idle, replica.container_id)
         if drained.in_flight and patient and barriers.limits.drain_policy == "abort":
             self._let_in_again(replica, control)
             raise ReplicaError(
                 f"{replica.name} still has {drained.in_flight} request(s) in hand after "
                 f"{barriers.limits.drain_timeout_seconds:g} s, and none is to be cut off. It serves again. "
-                f"Raise the "
-                "drain timeout, or set the drain policy to cut."
+                "Raise the drain timeout, or set the drain policy to cut."
             )
         stopping = time.monotonic()
         barriers.tell("stop")
@@ -265,9 +263,7 @@ class Rollout:
             self.outcome.stopped_seconds = round(time.monotonic() - stopping, 1)
 
     def _let_in_again(self, replica: Observed, control: str) -> None:
-        """It was to go and stays: callers may come again, unless it is the one that was to be replaced
-        already.
-        """
+        """It was to go and stays: callers may come again, if nobody has taken its place meanwhile."""
         if replica is self.current:
             _replica.lower_drain_flag(control)
             _replica.wait_healthy(

@@ -25,9 +25,7 @@ if t.TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Soak:
-    """Calling it lasts C(seconds) and gives the figures; raises ReplicaError when the newcomer C(name) is
-    worse.
-    """
+    """Calling it lasts C(seconds), gives the figures, and raises ReplicaError when C(name) does worse."""
 
     client: DockerClient
     barriers: Barriers

@@ -421,9 +421,7 @@ def soak_of(params: dict[str, Any], client: Any, barriers: Barriers) -> Soak | N
 
 
 def notes_of(rollout: Rollout, config: dict[str, Any], params: dict[str, Any]) -> dict[str, str]:
-    """Labels for a new container beside its own: the way back, and the services that the router still
-    needs.
-    """
+    """Labels beside a new container's own: the way back, and services that the router still needs."""
     service = rollout.service
     labels = [replica.labels for replica in rollout.observed]
     wanted = next(iter(sorted(_route_switch.carried(config["labels"], service))), "")
@@ -435,9 +433,7 @@ def notes_of(rollout: Rollout, config: dict[str, Any], params: dict[str, Any]) -
 
 
 def kept_lock(params: dict[str, Any]) -> AbstractContextManager[Callable[[], None]]:
-    """Renews the rollout's lock meanwhile, and gives what raises when it was lost. Nothing without a
-    token.
-    """
+    """Renews the lock meanwhile, and gives what raises when it was lost; nothing without a token."""
     if not params["lock_token"]:
         return nullcontext(lambda: None)
     path = _lock.path_of(params["data_dir"], params["service"])
