@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -183,7 +184,8 @@ class Lab:
 
 @contextmanager
 def lab() -> Iterator[Lab]:
-    """A lab while inside; ends the program if no engine answers."""
+    """A lab while inside; ends the program if no engine answers. SIGTERM tidies up as well."""
+    signal.signal(signal.SIGTERM, lambda *_args: sys.exit("Terminated"))
     try:
         client = docker.from_env(timeout=int(PATIENCE_SECONDS))
         client.ping()

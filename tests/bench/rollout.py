@@ -343,8 +343,7 @@ def result_of(fleet: Fleet, report: Report, seconds: float, leasts: dict[int, Le
 def installed(say: Callable[[str], None]) -> Iterator[None]:
     """Debian's docker-compose while inside; what was not there before is removed again."""
     if shutil.which(PACKAGE):
-        with nullcontext():
-            yield
+        yield
         return
     if os.geteuid() != 0:
         sys.exit(f"{PACKAGE} is not installed, and to install it for this run takes root.")
@@ -365,8 +364,13 @@ def installed(say: Callable[[str], None]) -> Iterator[None]:
             sys.exit(f"{PACKAGE} cannot be installed:\n{done.stdout}{done.stderr}")
         yield
     finally:
-        done = subprocess.run([*apt, "purge", *brought], check=False, **quiet)
-        say("Removed again." if done.returncode == 0 else f"Not removed:\n{done.stderr}")
+        plan = subprocess.run([*apt, "-s", "purge", *brought], check=False, **quiet)
+        others = set(re.findall(r"^(?:Purg|Remv) (\S+)", plan.stdout, re.MULTILINE)) - set(brought)
+        if others:
+            say(f"Not removed, as others need it by now: {' '.join(sorted(others))}")
+        else:
+            done = subprocess.run([*apt, "purge", *brought], check=False, **quiet)
+            say("Removed again." if done.returncode == 0 else f"Not removed:\n{done.stderr}")
 
 
 def compose_version() -> str:
@@ -415,7 +419,7 @@ def main() -> None:
 
     say(f"{REPLICAS} replicas replaced at {options.rate:g} requests a second; {load_average()}.")
     results = []
-    with installed(say) if Compose in ways else nullcontext(), lab() as made:
+    with lab() as made, installed(say) if Compose in ways else nullcontext():
         if Compose in ways:
             say(f"docker-compose is {compose_version()}.")
         for time_of in range(options.times):
