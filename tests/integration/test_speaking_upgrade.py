@@ -101,3 +101,10 @@ def test_what_was_done_stands_on_the_host() -> None:
     assert record["totals"]["in_flight_cut"] == 0
     assert [step["action"] for step in record["steps"]] == ["replace", "replace"]
     assert {step["from"]["revision"] for step in record["steps"]} == {NEXT}
+
+
+def test_a_service_behind_a_host_name_is_asked_by_that_name() -> None:
+    """The dry run of the proof renders the request; that route is not there, so nothing is expected of it."""
+    told = play("verify.yml", "--check", "-e", json.dumps({"cosyvoice_rule": "Host(`speech.example.org`)"}))
+    assert "router cosyvoice@file: rule" in told
+    assert "Host(`speech.example.org`)" in told
