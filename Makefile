@@ -26,6 +26,10 @@ demo-destroy: $(BIN)/.run ## Take the demo down again
 test: $(BIN)/.dev $(NEWEST)/.dev ## Everything that checks this project (root, about 25 minutes)
 	scripts/test
 
+.PHONY: test-slow
+test-slow: $(BIN)/.dev ## What takes long by itself: Debian's real driver, built (root, 20 minutes)
+	PATH=$(CURDIR)/$(BIN):$$PATH molecule test --scenario-name nvidia_driver
+
 .PHONY: check
 check: $(BIN)/.dev ## What can be checked in a minute, without root and without an engine
 	scripts/check
