@@ -135,7 +135,8 @@ class Fleet:
         for step in self.plan(revision, count, slots, surge):
             if step.action == "keep":
                 continue
-            config = step.slot and self.config(revision, slot=step.slot.index, number=step.number)
+            slot = step.slot
+            config = self.config(revision, slot=slot.index, number=step.number) if slot else None
             self.roll(config, step.surge, step.number)
 
     def state(self) -> list[tuple[str, str, str, str]]:
@@ -274,7 +275,8 @@ def test_killed_before_any_step_the_next_run_ends_where_an_undisturbed_one_does(
         upgrade_room = (case.slots if case.surge else 1, case.surge)
         (step,) = fleet.plan(names.get(revision, revision), count, *upgrade_room)
         assert step.surge == case.surge
-        config = step.slot and fleet.config(names.get(revision, revision), slot=step.slot.index)
+        slot = step.slot
+        config = fleet.config(names.get(revision, revision), slot=slot.index) if slot else None
         return fleet.order(config, case.surge)
 
     def kill_and_repair(before: int) -> tuple[str, list[str]]:
