@@ -104,9 +104,11 @@ class Barriers:
         seen = _replica.look(self.client, container_id)
         deadline = time.monotonic() + self.limits.route_timeout_seconds
         shut_since: float | None = None
+        pulse = _replica.Pulse(self.client, container_id)
         while True:
             state = _replica.look(self.client, container_id)
             if state.serving:
+                pulse.feel(state, self.tell)
                 shut_since, left = None, "its health check has not noticed the drain flag"
             else:
                 shut_since = shut_since or time.monotonic()

@@ -29,6 +29,10 @@ LOG_LINES = 20
 LAST_WORDS_SECONDS = 3.0
 # For what no longer hears: its callers are lost already.
 HUNG_STOP_SECONDS = 5
+# What an engine without a figure for it takes between two health checks, and for one.
+DEFAULT_CHECK_SECONDS = 30.0
+# By how much a health check may be overdue on a busy machine.
+LATE_CHECK_SECONDS = 5.0
 
 
 class ReplicaError(Exception):
@@ -73,6 +77,9 @@ class Look:
     health: str
     url: str
     labels: t.Mapping[str, str]
+    # When its health check last began, as the engine writes it, and how long the next may take to end.
+    checked_at: str = ""
+    check_seconds: float = 2 * DEFAULT_CHECK_SECONDS
 
     @property
     def serving(self) -> bool:
@@ -84,6 +91,8 @@ def look(client: DockerClient, container_id: str) -> Look:
     """The container as it is now."""
     seen = client.api.inspect_container(container_id)
     state, labels = seen["State"], seen["Config"]["Labels"] or {}
+    check = seen["Config"].get("Healthcheck") or {}
+    checks = (state.get("Health") or {}).get("Log") or []
     return Look(
         name=seen["Name"].lstrip("/"),
         running=state["Running"],
@@ -91,7 +100,40 @@ def look(client: DockerClient, container_id: str) -> Look:
         health=(state.get("Health") or {}).get("Status", "none"),
         url=_url(seen, json.loads(labels.get(spec.LABEL_CONFIG, "{}"))),
         labels=labels,
+        checked_at=checks[-1]["Start"] if checks else "",
+        check_seconds=sum(
+            (check.get(part) or 0) / 1e9 or DEFAULT_CHECK_SECONDS for part in ("Interval", "Timeout")
+        ),
     )
+
+
+class Pulse:
+    """Keeps the health check of a container going while it is waited for.
+
+    An engine before 23.0 that restarts with live-restore checks none of the containers that lived on, and
+    calls them for ever what it called them last: https://github.com/moby/moby/issues/41871. Such a replica
+    would never leave Traefik, nor come back to it. To be paused for a moment gets it checked again.
+    """
+
+    def __init__(self, client: DockerClient, container_id: str) -> None:
+        self.client, self.container_id = client, container_id
+        self.checked_at: str | None = None
+        self.since = 0.0
+
+    def feel(self, now: Look, tell: t.Callable[[str], None]) -> None:
+        """With every look at it."""
+        from docker.errors import APIError
+
+        if now.checked_at != self.checked_at:
+            self.checked_at, self.since = now.checked_at, time.monotonic()
+        elif now.running and time.monotonic() - self.since > now.check_seconds + LATE_CHECK_SECONDS:
+            tell("the engine does not check its health any more, as after a restart: pausing it for a moment")
+            self.since = time.monotonic()
+            # It may have ended meanwhile, which whoever waits sees by himself.
+            with contextlib.suppress(APIError):
+                self.client.api.pause(self.container_id)
+            with contextlib.suppress(APIError):
+                self.client.api.unpause(self.container_id)
 
 
 def _url(seen: dict[str, t.Any], config: dict[str, t.Any], network: str | None = None) -> str:
@@ -209,8 +251,10 @@ def wait_healthy(
     """
     started = time.monotonic()
     starting = False
+    pulse = Pulse(client, container_id)
     while True:
         now = look(client, container_id)
+        pulse.feel(now, tell)
         waited = time.monotonic() - started
         starting = starting or now.health == "starting"
         if now.serving:
