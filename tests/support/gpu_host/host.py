@@ -177,7 +177,11 @@ class GpuHost:
             "ansible_connection": "community.docker.docker",
             "ansible_python_interpreter": "/usr/bin/python3",
         }
-        return {"gpu_hosts": {"hosts": {self.name: variables}}}
+        # Playbooks of the collection are for speech_hosts.
+        return {
+            "gpu_hosts": {"hosts": {self.name: variables}},
+            "speech_hosts": {"children": {"gpu_hosts": {}}},
+        }
 
     def playbook(self, path: Path, *options: str, **variables: Any) -> str:
         """Run a playbook on group gpu_hosts, which is this host; what it printed. HostError if it failed."""
