@@ -139,7 +139,7 @@ def generation(device: int) -> Generation:
     """Of a card by its PCI device id. 0x1F82 and its like are Turing too (GTX 16)."""
     if device in _GRACE_HOPPER:
         return GRACE_HOPPER
-    return _BY_DEVICE[bisect.bisect_right([first for first, _ in _BY_DEVICE], device) - 1][1]
+    return _BY_DEVICE[bisect.bisect_right([first for first, _generation in _BY_DEVICE], device) - 1][1]
 
 
 def choose(cards: Sequence[Card], wish: Wish, host: Host) -> Choice:

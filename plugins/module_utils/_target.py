@@ -63,12 +63,13 @@ def recorded(container: Observed, label: str = spec.LABEL_SPECIFICATION) -> Targ
         return None
 
 
-def complete(
-    specification: Mapping[str, Any], options: Mapping[str, Any] = spec.ARGUMENT_SPEC
-) -> dict[str, Any]:
-    """A specification as options have it today, though another version of this collection wrote it."""
+def complete(specification: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A specification as C(options) have it today, though another version of this collection wrote it.
+
+    They are those of the module replica unless others are given.
+    """
     whole: dict[str, Any] = {}
-    for name, option in options.items():
+    for name, option in (spec.ARGUMENT_SPEC if options is None else options).items():
         if name in specification:
             value = specification[name]
         elif option.get("required"):

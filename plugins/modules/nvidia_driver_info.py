@@ -294,6 +294,7 @@ def main() -> None:
         record or {},
     )
     plan = asdict(result.pop("plan"))
+    plan.update({name: result.pop(name) for name in ("install", "unavailable", "stream")})
     mismatch = result["mismatch"]
     for warning in (*plan.pop("warnings"), *([mismatch] if mismatch else [])):
         module.warn(warning)
@@ -302,7 +303,7 @@ def main() -> None:
         uid=os.geteuid(),
         record=record or {},
         asked={name: params[name] for name in ASKED},
-        plan={**plan, **{name: result.pop(name) for name in ("install", "unavailable", "stream")}},
+        plan=plan,
         **result,
     )
 
