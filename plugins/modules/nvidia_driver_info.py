@@ -298,14 +298,14 @@ def main() -> None:
     mismatch = result["mismatch"]
     for warning in (*plan.pop("warnings"), *([mismatch] if mismatch else [])):
         module.warn(warning)
-    module.exit_json(
+    result.update(
         changed=False,
         uid=os.geteuid(),
         record=record or {},
         asked={name: params[name] for name in ASKED},
         plan=plan,
-        **result,
     )
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":
