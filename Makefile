@@ -23,7 +23,7 @@ demo-destroy: $(BIN)/.run ## Take the demo down again
 	$(BIN)/ansible-playbook $(DEMO) destroy.yml
 
 .PHONY: test
-test: $(BIN)/.dev $(NEWEST)/.dev ## Everything that checks this project (root, about 50 minutes)
+test: $(BIN)/.dev $(NEWEST)/.dev ## Everything that checks this project (root, about an hour)
 	scripts/test
 
 .PHONY: test-slow
