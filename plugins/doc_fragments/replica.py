@@ -151,3 +151,36 @@ options:
     type: str
     default: unix:///var/run/docker.sock
 """
+
+    # How a service tells how busy it is; modules say what they do with it.
+    METRICS = r"""
+options:
+  metrics:
+    type: dict
+    suboptions:
+      path:
+        description: Path of its metrics in Prometheus' text format.
+        type: str
+        default: /metrics
+      in_flight:
+        description: Gauges that add up to the requests in hand.
+        type: list
+        elements: str
+        default: []
+      capacity:
+        description: Gauge of the requests that a replica takes at once.
+        type: str
+        default: ""
+      requests:
+        description: Counter of answers, with a label for their status.
+        type: str
+        default: ""
+      status_label:
+        description: That label.
+        type: str
+        default: status
+      latency:
+        description: Histogram of the time to the first byte, or whatever counts as latency.
+        type: str
+        default: ""
+"""

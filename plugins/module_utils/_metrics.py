@@ -47,6 +47,17 @@ class Sample:
     value: float = 0.0
 
 
+# The fields of MetricNames, as modules take them.
+OPTIONS: dict[str, t.Any] = {
+    "path": {"type": "str", "default": "/metrics"},
+    "in_flight": {"type": "list", "elements": "str", "default": []},
+    "capacity": {"type": "str", "default": ""},
+    "requests": {"type": "str", "default": ""},
+    "status_label": {"type": "str", "default": "status"},
+    "latency": {"type": "str", "default": ""},
+}
+
+
 @dataclass(frozen=True)
 class MetricNames:
     """What a service calls its figures; an empty name is a figure that it does not have.
@@ -63,6 +74,11 @@ class MetricNames:
     requests: str = ""
     status_label: str = "status"
     latency: str = ""
+
+    @classmethod
+    def of(cls, given: t.Mapping[str, t.Any]) -> MetricNames:
+        """From options as C(OPTIONS) declares them."""
+        return cls(**{**given, "in_flight": tuple(given["in_flight"])})
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ extends_documentation_fragment:
   - voicefleet.cosyvoice.attributes
   - voicefleet.cosyvoice.attributes.platform
   - voicefleet.cosyvoice.replica
+  - voicefleet.cosyvoice.replica.metrics
 attributes:
   check_mode:
     support: full
@@ -134,33 +135,6 @@ options:
   metrics:
     description:
       - How the service tells how busy it is. Without O(metrics.in_flight) a drain lasts O(drain_seconds).
-    type: dict
-    suboptions:
-      path:
-        description: Path of its metrics in Prometheus' text format.
-        type: str
-        default: /metrics
-      in_flight:
-        description: Gauges that add up to the requests in hand.
-        type: list
-        elements: str
-        default: []
-      capacity:
-        description: Gauge of the requests that a replica takes at once.
-        type: str
-        default: ""
-      requests:
-        description: Counter of answers, with a label for their status.
-        type: str
-        default: ""
-      status_label:
-        description: That label.
-        type: str
-        default: status
-      latency:
-        description: Histogram of the time to the first byte, or whatever counts as latency.
-        type: str
-        default: ""
   start_timeout_seconds:
     description: How long a new container may take until it is fit to serve.
     type: float
@@ -329,12 +303,12 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
     _canary,
     _engine,
     _lock,
+    _metrics,
     _replica,
     _route_switch,
     _specification,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._barriers import Barriers, Hooks, Limits
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._metrics import MetricNames
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Observed, Slot
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._progress import Progress
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._rollout import Rollout
@@ -353,14 +327,6 @@ TRAEFIK_OPTIONS: dict[str, Any] = {
     "password_file": {"type": "path", "no_log": False},
     "validate_certs": {"type": "bool", "default": True},
     "ca_path": {"type": "path"},
-}
-METRICS_OPTIONS: dict[str, Any] = {
-    "path": {"type": "str", "default": "/metrics"},
-    "in_flight": {"type": "list", "elements": "str", "default": []},
-    "capacity": {"type": "str", "default": ""},
-    "requests": {"type": "str", "default": ""},
-    "status_label": {"type": "str", "default": "status"},
-    "latency": {"type": "str", "default": ""},
 }
 SOAK_OPTIONS: dict[str, Any] = {
     "seconds": {"type": "float", "default": 0},
@@ -396,9 +362,7 @@ def barriers_of(params: dict[str, Any], client: Any) -> Barriers:
             params["health_path"],
             params["version_path"],
             params["revision_key"],
-            MetricNames(**{**params["metrics"], "in_flight": tuple(params["metrics"]["in_flight"])})
-            if params["metrics"]
-            else None,
+            _metrics.MetricNames.of(params["metrics"]) if params["metrics"] else None,
         ),
         watch,
         traefik.get("probe_url") or "",
@@ -488,7 +452,7 @@ def main() -> None:
             "health_path": {"type": "str", "default": ""},
             "version_path": {"type": "str", "default": ""},
             "revision_key": {"type": "str", "default": "revision", "no_log": False},
-            "metrics": {"type": "dict", "options": METRICS_OPTIONS},
+            "metrics": {"type": "dict", "options": _metrics.OPTIONS},
             "start_timeout_seconds": {"type": "float", "default": 180},
             "drain_timeout_seconds": {"type": "float", "default": 130},
             "drain_policy": {"type": "str", "choices": ["abort", "cut"], "default": "abort"},

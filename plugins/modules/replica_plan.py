@@ -26,6 +26,7 @@ extends_documentation_fragment:
   - voicefleet.cosyvoice.attributes
   - voicefleet.cosyvoice.attributes.platform
   - voicefleet.cosyvoice.replica
+  - voicefleet.cosyvoice.replica.metrics
 attributes:
   check_mode:
     support: full
@@ -118,34 +119,7 @@ options:
       - How the service tells how busy it is. Where a step takes a replica out, those that serve are asked at
         their own addresses, and the plan is refused if the others cannot take the load.
       - Nothing is asked without O(metrics.in_flight).
-    type: dict
     default: {}
-    suboptions:
-      path:
-        description: Path of its metrics in Prometheus' text format.
-        type: str
-        default: /metrics
-      in_flight:
-        description: Gauges that add up to the requests in hand.
-        type: list
-        elements: str
-        default: []
-      capacity:
-        description: Gauge of the requests that a replica works on at once.
-        type: str
-        default: ""
-      requests:
-        description: Counter of answers, with a label for their status.
-        type: str
-        default: ""
-      status_label:
-        description: That label.
-        type: str
-        default: status
-      latency:
-        description: Histogram of the time to the first byte, or whatever counts as latency.
-        type: str
-        default: ""
   load_sample_seconds:
     description: How long the replicas are looked at for their load.
     type: float
@@ -363,6 +337,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
     _changes,
     _load,
     _lock,
+    _metrics,
     _plan_rules,
     _plan_text,
     _replica,
@@ -375,7 +350,6 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine impor
     EngineError,
     connect,
 )
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._metrics import MetricNames
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import (
     Observed,
     PlanError,
@@ -390,14 +364,6 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._target impor
 if TYPE_CHECKING:
     from docker import DockerClient
 
-METRICS_OPTIONS: dict[str, Any] = {
-    "path": {"type": "str", "default": "/metrics"},
-    "in_flight": {"type": "list", "elements": "str", "default": []},
-    "capacity": {"type": "str", "default": ""},
-    "requests": {"type": "str", "default": ""},
-    "status_label": {"type": "str", "default": "status"},
-    "latency": {"type": "str", "default": ""},
-}
 ARGUMENTS: dict[str, Any] = {
     "service": {"type": "str", "required": True},
     "follow": {"type": "str", "choices": ["wanted", "current", "previous"], "default": "wanted"},
@@ -412,7 +378,7 @@ ARGUMENTS: dict[str, Any] = {
     "canary": {"type": "bool", "default": True},
     "min_ready": {"type": "int", "default": -1},
     "downtime": {"type": "str", "choices": ["refuse", "accept"], "default": "refuse"},
-    "metrics": {"type": "dict", "default": {}, "options": METRICS_OPTIONS},
+    "metrics": {"type": "dict", "default": {}, "options": _metrics.OPTIONS},
     "load_sample_seconds": {"type": "float", "default": 3},
     "force": {"type": "bool", "default": False},
     "undrain": {"type": "bool", "default": False},
@@ -468,8 +434,7 @@ def measured(
     if client is None or not asked:
         return None
     urls = {each.name: _replica.describe(client, each)["url"] for each in observed if each.serving}
-    names = MetricNames(**{**metrics, "in_flight": tuple(metrics["in_flight"])})
-    series = _load.sample(urls, names, params["load_sample_seconds"])
+    series = _load.sample(urls, _metrics.MetricNames.of(metrics), params["load_sample_seconds"])
     return _load.measure(series, outlook.serving, outlook.out)
 
 
