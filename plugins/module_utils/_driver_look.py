@@ -142,6 +142,7 @@ def look(request: Request, record: Json) -> Json:
         "all_files": [path for path in _driver_files.ALL if os.path.exists(path)],
         "mismatch": _driver_state.mismatch(driver),
         "reboot": {"due": bool(reasons), "reasons": reasons, "loadable": _driver_state.loadable(driver)},
+        "pending": plan.managed and (not driver.loaded_version or bool(reasons)),
     }
 
 

@@ -222,6 +222,10 @@ reboot:
   description: Whether a reboot is C(due), with its C(reasons); whether modprobe is enough, C(loadable).
   type: dict
   returned: always
+pending:
+  description: Whether no program gets at a card before the role has done its part.
+  type: bool
+  returned: always
 record:
   description: What the role recorded on this host.
   type: dict

@@ -106,6 +106,20 @@ def test_a_mismatch_is_warned_of_by_its_name(
     assert not result["plan"]["managed"]
 
 
+def test_cards_are_pending_while_the_role_has_yet_to_make_them_usable(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not run(**DEBIAN12)["pending"]  # no card
+    pci_tree(tmp_path, [RTX4090])
+    assert run(**DEBIAN12)["pending"]
+    assert not run(**DEBIAN12, manage=False)["pending"]  # nothing will change that
+    loaded_module(tmp_path, "580.178.04")
+    monkeypatch.setattr(_driver_state, "library_version", lambda _root: "580.178.04")
+    assert not run(**DEBIAN12)["pending"]
+    monkeypatch.setattr(_driver_state, "library_version", lambda _root: "580.159.03")
+    assert run(**DEBIAN12, replace=True)["pending"]
+
+
 def test_a_record_that_cannot_be_read_stops_the_module(run: Run, tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text("{")
     assert "cannot be read as JSON" in run(**DEBIAN12)["msg"]
