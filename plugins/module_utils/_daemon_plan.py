@@ -30,6 +30,8 @@ class ConfigWish:
     manage: str = "auto"
     defaults: Json = field(default_factory=dict)
     options: Json = field(default_factory=dict)
+    # What other roles need in it: below the options, above everything else.
+    additions: Json = field(default_factory=dict)
     # Plan the way back: the file as it was before the first run.
     restore: bool = False
 
@@ -68,6 +70,7 @@ def plan_config(wish: ConfigWish, found_engine: Json, record: Json) -> Json:
     plan: Json = {
         "path": wish.path,
         "options": wish.options,
+        "additions": wish.additions,
         "managed": managed,
         "reason": _reason(wish.manage, ours, there),
         "found": found,
@@ -89,7 +92,7 @@ def plan_config(wish: ConfigWish, found_engine: Json, record: Json) -> Json:
     wanted = (
         plan["original"]
         if wish.restore
-        else _daemon_config.merge(wish.defaults, plan["original"] or {}, wish.options)
+        else _daemon_config.merge(wish.defaults, plan["original"] or {}, wish.additions, wish.options)
     )
     plan["wanted"] = wanted
     plan["write"] = found != wanted

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._apt_source import stanza
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._driver_choice import Choice, Host
 
 SOURCES = "/etc/apt/sources.list.d/voicefleet-nvidia-driver.sources"
@@ -71,9 +72,9 @@ def sources(archives: Iterable[Archive], components: bool, nvidia_url: str) -> s
         }
         missing = [component for component in _COMPONENTS if component not in there]
         if components and archive.component == "main" and missing:
-            stanzas.append(_stanza(archive.uri, archive.suite, " ".join(missing), archive.signed_by))
+            stanzas.append(stanza(archive.uri, archive.suite, " ".join(missing), archive.signed_by))
     if nvidia_url:
-        stanzas.append(_stanza(nvidia_url, "/", "", KEY))
+        stanzas.append(stanza(nvidia_url, "/", "", KEY))
     return _HEAD + "\n".join(stanzas) if stanzas else ""
 
 
@@ -85,8 +86,8 @@ def signed_by(entry: str) -> dict[str, str]:
         if match:
             option = re.search(r"signed-by=(\S+)", match.group("options") or "", re.IGNORECASE)
             found[match.group("uri").rstrip("/")] = option.group(1) if option else ""
-    for stanza in re.split(r"\n\s*\n", entry):
-        lines = [line for line in stanza.splitlines() if not line.startswith("#")]
+    for paragraph in re.split(r"\n\s*\n", entry):
+        lines = [line for line in paragraph.splitlines() if not line.startswith("#")]
         text = "\n".join(lines)
         uris = re.search(r"(?im)^URIs:\s*(.+)$", text)
         # A key may stand in the file itself, on lines that begin with a space.
@@ -154,14 +155,3 @@ def foreign_sources(texts: dict[str, str]) -> list[str]:
         if os.path.basename(path) not in (os.path.basename(SOURCES), os.path.basename(REPOSITORY_RPM))
         and any("/compute/cuda/repos/" in line and not line.startswith("#") for line in text.splitlines())
     )
-
-
-def _stanza(uri: str, suite: str, components: str, key: str) -> str:
-    lines: Sequence[str] = (
-        "Types: deb",
-        f"URIs: {uri}",
-        f"Suites: {suite}",
-        *([f"Components: {components}"] if components else []),
-        *([f"Signed-By: {key}"] if key else []),
-    )
-    return "\n".join(lines) + "\n"

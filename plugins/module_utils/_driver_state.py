@@ -96,13 +96,23 @@ def read(path: str) -> str:
 
 def library_version(root: str = "/") -> str:
     """Of libnvidia-ml, by the name of its file: the same on every distribution and after a .run installer."""
-    found = {
-        match.group(1)
+    found = libraries(root)
+    return max(found, key=_numbers) if found else ""
+
+
+def library_changed(root: str = "/") -> float:
+    """When the newest libnvidia-ml came to be on this host, in seconds since the epoch; 0 without one."""
+    return max((os.stat(path).st_ctime for path in libraries(root).values()), default=0.0)
+
+
+def libraries(root: str = "/") -> dict[str, str]:
+    """The paths of each libnvidia-ml by version."""
+    return {
+        match.group(1): path
         for place in ("usr/lib/*/nvidia/current", "usr/lib/*/nvidia/*", "usr/lib/*", "usr/lib64", "usr/lib")
         for path in glob.glob(os.path.join(root, place, "libnvidia-ml.so.*"))
         if (match := re.search(r"\.so\.(\d+(?:\.\d+)+)$", path))
     }
-    return max(found, key=_numbers) if found else ""
 
 
 def bootable_kernels(root: str, running: str) -> list[str]:

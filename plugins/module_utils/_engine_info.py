@@ -18,8 +18,9 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _engin
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine import EngineError, check_sdk
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DOCKERD_PID_FILE = "/var/run/docker.pid"
 PID_FILES = {
-    "/var/run/docker.pid": "dockerd",
+    DOCKERD_PID_FILE: "dockerd",
     "/var/run/docker/containerd/containerd.pid": "containerd",
 }
 Json = dict[str, t.Any]
@@ -68,14 +69,18 @@ def stale_pid_files() -> list[str]:
     """
     stale = []
     for path, program in PID_FILES.items():
-        try:
-            with open(path, encoding="ascii") as file:
-                pid = int(file.read())
-        except (OSError, ValueError):
-            continue
-        if program not in process_name(pid):
+        pid = _pid_in(path)
+        if pid and program not in process_name(pid):
             stale.append(path)
     return stale
+
+
+def _pid_in(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
 
 
 def process_name(pid: int) -> str:
@@ -138,6 +143,7 @@ def engine(docker_host: str, wait_seconds: float = 0, wait_for_live_restore: boo
         "data_root": None,
         "data_root_is_mount": False,
         "stale_pid_files": [],
+        "started_at": 0.0,
     }
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -176,7 +182,37 @@ def engine(docker_host: str, wait_seconds: float = 0, wait_for_live_restore: boo
     )
     if found["pid"]:
         found["arguments"] = process_arguments(found["pid"])
+    found["started_at"] = started_at(found["pid"] or _pid_in(DOCKERD_PID_FILE))
     return found
+
+
+def programs(names: t.Sequence[str], found_engine: Json, record: Json) -> tuple[list[str], list[str]]:
+    """Of programs that dockerd looks for as it starts: those that are there, and those it cannot know of.
+
+    dockerd knows of what was there at its start. `record` has those of an earlier look (`programs`): such a
+    program was replaced by a newer one since, and needs no restart.
+    """
+    there = {name: path for name in names if (path := which(name))}
+    unseen = [
+        name
+        for name, path in there.items()
+        if found_engine["running"]
+        and name not in record.get("programs", [])
+        and os.stat(path).st_ctime > found_engine["started_at"]
+    ]
+    return list(there), unseen
+
+
+def started_at(pid: int | None) -> float:
+    """When a process started, in seconds since the epoch; 0 where nobody can say."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        with open("/proc/uptime", encoding="ascii") as file:
+            uptime = float(file.read().split()[0])
+    except (OSError, ValueError):
+        return 0.0
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def dockerd_version(dockerd: str) -> str | None:

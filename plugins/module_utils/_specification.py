@@ -18,6 +18,7 @@ import posixpath
 import re
 from typing import Any
 
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._container_gpus import device_request
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Slot
 
 LABEL_MANAGED = "voicefleet.managed"
@@ -76,6 +77,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "shm_size_mib": {"type": "int", "default": 64},
     "memory_mib": {"type": "int", "default": 0},
     "stop_timeout_seconds": {"type": "int", "default": 90},
+    "gpu_access": {"type": "str", "choices": ["hook", "cdi"], "default": "hook"},
 }
 
 # A slot as modules take it: the fields of _plan.Slot.
@@ -129,6 +131,8 @@ def container_config(
         "mounts": mounts,
         "labels": labels,
         "gpu": slot.gpu,
+        # Left out where it is as it was before there was CDI: what runs is then what is wanted.
+        **({"gpu_access": "cdi"} if slot.gpu and specification.get("gpu_access") == "cdi" else {}),
         **{key: specification[key] for key in passed_on},
     }
 
@@ -182,7 +186,7 @@ def create_arguments(config: dict[str, Any], notes: dict[str, str] | None = None
 
     C(notes) are labels that do not count in the replica's identity.
     """
-    from docker.types import DeviceRequest, Healthcheck, HostConfig, Mount
+    from docker.types import Healthcheck, HostConfig, Mount
 
     health = config["health"]
     host: dict[str, Any] = {
@@ -204,7 +208,7 @@ def create_arguments(config: dict[str, Any], notes: dict[str, str] | None = None
     if config["memory_mib"]:
         host["mem_limit"] = config["memory_mib"] * 2**20
     if config["gpu"]:
-        host["device_requests"] = [DeviceRequest(device_ids=[config["gpu"]], capabilities=[["gpu"]])]
+        host["device_requests"] = [device_request(config["gpu"], config.get("gpu_access", "hook"))]
     return {
         "image": config["image_id"],
         "name": config["name"],

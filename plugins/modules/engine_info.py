@@ -55,6 +55,15 @@ options:
     description: What the file has to hold. Dicts are merged at every depth; V(null) takes a key out.
     type: dict
     default: {}
+  config_additions:
+    description: What other roles need in the file. Only O(config_options) win over it.
+    type: dict
+    default: {}
+  programs:
+    description: Programs that dockerd looks for as it starts, such as C(nvidia-container-runtime-hook).
+    type: list
+    elements: str
+    default: []
   manage_config:
     description: Whether the file is ours to write; V(auto) means only where the role installed the engine.
     type: str
@@ -122,6 +131,13 @@ engine:
     data_root: {description: Where it keeps its data., type: str, returned: always}
     data_root_is_mount: {description: Whether that is a mount of its own., type: bool, returned: always}
     stale_pid_files: {description: Left over pid files., type: list, elements: str, returned: always}
+    started_at: {description: "When it started, in seconds since the epoch.", type: float, returned: always}
+    programs: {description: Those of O(programs) that are there., type: list, elements: str, returned: always}
+    unseen_programs:
+      description: Those of them that came after its start, so that it finds them only after a restart.
+      type: list
+      elements: str
+      returned: always
 sdk:
   description: The Docker SDK of this Python.
   type: dict
@@ -147,6 +163,7 @@ config:
   returned: always
   contains:
     options: {description: What was asked for with O(config_options)., type: dict, returned: always}
+    additions: {description: What was asked for with O(config_additions)., type: dict, returned: always}
     managed: {description: Whether it is ours to write., type: bool, returned: always}
     reason: {description: Why it is or is not., type: str, returned: always}
     found: {description: What it holds., type: dict, returned: always}
@@ -189,6 +206,8 @@ def main() -> None:
             "config_path": {"type": "path", "default": "/etc/docker/daemon.json"},
             "config_defaults": {"type": "dict", "default": {}},
             "config_options": {"type": "dict", "default": {}},
+            "config_additions": {"type": "dict", "default": {}},
+            "programs": {"type": "list", "elements": "str", "default": []},
             "manage_config": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
             "record_path": {"type": "path", "default": "/etc/voicefleet/docker_engine/record.json"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -206,6 +225,9 @@ def main() -> None:
         )
     except ValueError as problem:
         module.fail_json(msg=str(problem))
+    engine["programs"], engine["unseen_programs"] = _engine_info.programs(
+        params["programs"], engine, record or {}
+    )
     sdk = _engine_info.sdk()
     installed = _engine_info.installed_packages()
     required = _engine_info.required_packages(
@@ -227,6 +249,7 @@ def main() -> None:
                 manage=params["manage_config"],
                 defaults=params["config_defaults"],
                 options=params["config_options"],
+                additions=params["config_additions"],
                 restore=params["state"] == "absent",
             ),
             engine,

@@ -54,6 +54,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+gpu_access:
+  description:
+    - How the engine gives a card to a container. V(cdi) where it reads CDI specifications and there is one of NVIDIA's
+      cards, V(hook) otherwise.
+  type: str
+  returned: always
 replicas:
   description: The service's replicas, running or not, ordered by number.
   returned: success
@@ -106,7 +112,7 @@ replicas:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _replica
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _cdi, _replica
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine import (
     DEFAULT_DOCKER_HOST,
     EngineError,
@@ -131,9 +137,12 @@ def main() -> None:
     except EngineError as error:
         if params["engine_required"]:
             module.fail_json(msg=str(error))
-        module.exit_json(replicas=[])
+        module.exit_json(replicas=[], gpu_access="hook")
     observed = _replica.observe(client, params["service"], params["data_dir"])
-    module.exit_json(replicas=[_replica.describe(client, replica, params["network"]) for replica in observed])
+    module.exit_json(
+        replicas=[_replica.describe(client, replica, params["network"]) for replica in observed],
+        gpu_access=_cdi.access(client.info()),
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A stand-in for NVIDIA's apt repositories: packages of the real names (packages.yml), signed with an own key.
+"""A stand-in for NVIDIA's apt repositories: packages of the real names (packages.yml), signed.
 
 Usage: build.py FOLDER [SET ...]       SET is toolkit, driver ...; all without one
 

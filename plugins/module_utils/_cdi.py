@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the host's CDI specifications say of NVIDIA's cards, and whether that is what there is.
+
+This module util is private to the collection. CDI (Container Device Interface) is how an engine from 25.0 on
+gives a card to a container itself, so that the container keeps it when systemd reloads its units; with the
+hook of before it loses it then (NVIDIA/nvidia-container-toolkit#48).
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
+KIND = "nvidia.com/gpu"
+# Read by pattern: a host's Python may have no YAML.
+_UUID = re.compile(r"\b(?:GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+
+
+@dataclass(frozen=True)
+class Specifications:
+    """``paths``: files that hold NVIDIA's cards; ``uuids``: those named in them; ``written``: the oldest, in
+    seconds since the epoch."""
+
+    paths: tuple[str, ...] = ()
+    uuids: frozenset[str] = frozenset()
+    written: float = 0.0
+
+
+def look(directories: Iterable[str] = DIRECTORIES) -> Specifications:
+    """Read what is there."""
+    paths, uuids, written = [], set(), []
+    for directory in directories:
+        for path in sorted(glob.glob(os.path.join(directory, "*"))):
+            try:
+                with open(path, encoding="utf-8", errors="replace") as file:
+                    text = file.read()
+                changed = os.stat(path).st_mtime
+            except OSError:
+                continue
+            if KIND in text:
+                paths.append(path)
+                uuids |= set(_UUID.findall(text))
+                written.append(changed)
+    return Specifications(tuple(paths), frozenset(uuids), min(written, default=0.0))
+
+
+def listed(text: str) -> frozenset[str]:
+    """The UUIDs of cards and MIG devices in what ``nvidia-smi -L`` printed."""
+    return frozenset(_UUID.findall(text))
+
+
+def stale(found: Specifications, cards: frozenset[str], library_changed: float) -> str:
+    """Why they have to be written anew, in words; "" where they say what there is.
+
+    ``library_changed``: when the driver's library came to be, as they name its files by version.
+    """
+    if not cards:
+        return ""
+    if not found.paths:
+        return "there is none"
+    if missing := sorted(cards - found.uuids):
+        return f"{', '.join(missing)} is not in {', '.join(found.paths)}"
+    if gone := sorted(found.uuids - cards):
+        return f"{', '.join(found.paths)} names {', '.join(gone)}, which is not there"
+    if found.written < library_changed:
+        return f"{', '.join(found.paths)} is older than the driver"
+    return ""
+
+
+def access(info: Mapping[str, Any]) -> str:
+    """How this engine gives a card to a container: V(cdi), or V(hook), NVIDIA's hook before the start.
+
+    ``info`` is what the engine says of itself. It names directories of specifications only if it uses them.
+    """
+    return "cdi" if look(info.get("CDISpecDirs") or ()).paths else "hook"

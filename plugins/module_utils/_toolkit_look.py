@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One look at what a host has of NVIDIA's container toolkit, put together with what it takes.
+
+This module util is private to the collection. It changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import asdict
+
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
+    _cdi,
+    _driver_state,
+    _pci,
+    _toolkit,
+)
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine_info import (
+    package_sources,
+    run,
+    which,
+)
+
+Json = dict[str, t.Any]
+
+
+def look(wish: _toolkit.Wish, family: str, architecture: str, sysfs: str, record: Json) -> Json:
+    """What the module returns."""
+    cards = len(_pci.cards(_pci.devices(sysfs)))
+    states = _driver_state.package_states() if cards else {}
+    host = _toolkit.Host(
+        family=family,
+        architecture=architecture,
+        cards=cards,
+        packages={name: version for name, (state, version) in states.items() if state == "installed"},
+        sources={path: _driver_state.read(path) for path in package_sources()} if cards else {},
+        ours=bool(record.get("packages")),
+    )
+    plan = _toolkit.plan(wish, host)
+    return {
+        "cards": cards,
+        "packages": {name: host.packages[name] for name in _toolkit.PACKAGES if name in host.packages},
+        "plan": asdict(plan),
+        "repository": {
+            "url": _toolkit.repository(wish.repo_url, host),
+            "key": _toolkit.KEY_RPM if family == "RedHat" else _toolkit.KEY,
+        },
+        "files": [_file(*one) for one in _toolkit.files(wish, host)] if plan.managed else [],
+        "all_files": [path for path in _toolkit.ALL if os.path.exists(path)],
+        "daemon_additions": _toolkit.daemon_additions(wish, host),
+        "cdi": _specifications() if cards and wish.cdi else {"paths": [], "devices": [], "stale": ""},
+    }
+
+
+def _file(path: str, content: str, part: str) -> Json:
+    return {
+        "path": path,
+        "content": content,
+        "part": part,
+        "differs": _driver_state.read(path) != content.strip(),
+        "folder": os.path.isdir(os.path.dirname(path)),
+    }
+
+
+def _specifications() -> Json:
+    found = _cdi.look()
+    smi = which("nvidia-smi")
+    listed = run(smi, "-L") if smi and which("nvidia-ctk") else None
+    cards = _cdi.listed(listed.stdout) if listed and listed.returncode == 0 else frozenset()
+    return {
+        "paths": list(found.paths),
+        "devices": sorted(found.uuids),
+        "stale": _cdi.stale(found, cards, _driver_state.library_changed()),
+    }
