@@ -277,8 +277,8 @@ def _fetch(hub: Hub, entries: t.Sequence[Entry], directory: str, warn: t.Callabl
 def _one_from_huggingface(hub: Hub, directory: str) -> t.Callable[[Entry], None]:
     from huggingface_hub import constants, hf_hub_download
 
-    # What has come of a piece is lost with its connection: with the library's own 10 MiB nothing would ever come
-    # through one that breaks sooner.
+    # What has come of a piece is lost with its connection: with the library's own 10 MiB nothing would ever
+    # come through one that breaks sooner.
     constants.DOWNLOAD_CHUNK_SIZE = PIECE_BYTES
 
     def one(entry: Entry) -> None:

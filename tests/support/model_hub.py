@@ -82,7 +82,7 @@ class ModelHub:
         found = sorted(path for path in self.directory.rglob("*") if path.is_file())
         return {str(path.relative_to(self.directory)): path.read_bytes() for path in found}
 
-    def fetched_bytes(self, name: str) -> list[str]:
+    def asked_for(self, name: str) -> list[str]:
         """The ranges in which a file's content was asked for, empty for the whole."""
         return [asked for method, path, asked in self.contents if method == "GET" and path == name]
 
