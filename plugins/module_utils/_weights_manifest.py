@@ -155,6 +155,8 @@ def hash_file(
 
 def gib(size: float) -> str:
     """Bytes for people."""
+    if size < 2**20 / 10:
+        return f"{size:.0f} bytes"
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files of a model from a directory or an archive: what becomes visible, and what is refused without a trace."""
+"""Files of a model from a directory or an archive: what is laid down, and what is refused."""
 
 from __future__ import annotations
 
@@ -320,9 +320,7 @@ def test_old_revisions_go_unless_a_container_or_a_rollback_needs_them(
     mounts[:] = [str(site.models / "model/r1"), str(site.models / "model/r2/"), str(site.models / "model")]
     assert site.bring(check_mode=True, revision="r5", keep=1)["removed"] == ["r3"]
     assert site.bring(revision="r5", keep=1)["removed"] == ["r3"]
-    assert sorted(path.name for path in (site.models / "model").iterdir() if path.is_dir() and path.name[0] == "r") == [
-        "r1", "r2", "r4", "r5",
-    ]  # fmt: skip
+    assert sorted(path.name for path in (site.models / "model").glob("r?")) == ["r1", "r2", "r4", "r5"]
     assert (site.models / "model/r3.sha256").exists()
     assert not site.bring()["changed"]
     with pytest.raises(WeightsError, match=r"still use"):
