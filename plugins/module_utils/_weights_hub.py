@@ -9,8 +9,8 @@ and it ends with us. What they have fetched is seen from the size of the files, 
 
 A connection that breaks is taken up again where it broke, within a run and from one to the next: both
 libraries keep the beginning of a file and ask for the rest. huggingface_hub 0.36 does so. Its release 2.4
-begins anew in the next run, as its temporary files are of one process alone (its pull request 4228), and
-hf_xet does too. Hence that release.
+begins anew in the next run, as its temporary files are of one process alone (its pull request 4228).
+hf_xet is left out: it fetches from addresses of its own, which mirrors do not have.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ EXAMPLES = r"""
     revision: "2512"
     source: directory
     path: /mnt/models/Fun-CosyVoice3-0.5B
-    digest: 0f343b0931126a20f133d67c2b018a3b4f2d0a3a2c6e5e6a1f1d0d3c8f8d1a11
+    digest: b939301b6f99ea314e979710647ef8ffcf4dc50a7d90cbc782c80395aeaccc14
 """
 
 RETURN = r"""
