@@ -76,6 +76,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
     """Runs on the controller, in front of the module of the same name."""
 
     _supports_async = True
+    # Other modules that take minutes are run the same way.
+    module_name = MODULE
+    what_remains = "What it did stands in the containers."
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         super().run(tmp, task_vars)
@@ -117,7 +120,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         self, arguments: dict[str, t.Any], task_vars: dict[str, t.Any], wrap_async: bool = False
     ) -> dict[str, t.Any]:
         result: dict[str, t.Any] = self._execute_module(
-            MODULE, arguments, task_vars=task_vars, wrap_async=wrap_async
+            self.module_name, arguments, task_vars=task_vars, wrap_async=wrap_async
         )
         return result
 
@@ -218,7 +221,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             return {
                 "failed": True,
                 "msg": "The module was ended from outside and left no result: it was killed, or the host "
-                "restarted. What it did stands in the containers. Run the same again.",
+                f"restarted. {self.what_remains} Run the same again.",
             }
         if result.get("failed") and "data" in result and "cmd" in result:
             # So the background tells of a module whose answer is none.
@@ -247,14 +250,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             self._low_level_execute_command(remove, sudoable=False)
 
     def _label(self, arguments: dict[str, t.Any], task_vars: dict[str, t.Any]) -> str:
-        """The replica, its slot if it has one, and its host if there are several in this play."""
+        """What the lines are about, and its host if there are several in this play."""
+        label = self._subject(arguments)
+        if len(task_vars.get("ansible_play_hosts_all") or []) > 1:
+            label = f"[{task_vars.get('inventory_hostname')}] {label}"
+        return label
+
+    def _subject(self, arguments: dict[str, t.Any]) -> str:
         label = f"{arguments.get('service')}-{arguments.get('number')}"
         slot = arguments.get("slot")
         if isinstance(slot, t.Mapping):
             # The first block of a UUID, as nvidia-smi -L prints it: GPU-5a0e12f3.
             label += f" on {(slot.get('gpu') or 'cpu')[:12]}/{slot.get('index')}"
-        if len(task_vars.get("ansible_play_hosts_all") or []) > 1:
-            label = f"[{task_vars.get('inventory_hostname')}] {label}"
         return label
 
     def _show(self, label: str, line: str) -> None:

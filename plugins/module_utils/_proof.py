@@ -26,7 +26,7 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Service:
-    """A service to look at. An empty path is not asked; an empty revision is the label's."""
+    """A service to look at. No path: not asked. No revision: the label's. No digest: any."""
 
     name: str
     port: int
@@ -37,6 +37,7 @@ class Service:
     digest_key: str = "weights_digest"
     replicas: int | None = None  # None: not compared
     revision: str | None = None
+    digest: str | None = None
 
 
 @dataclass
@@ -187,6 +188,8 @@ def judge_service(
         checks.append(_health(service, replica, answers.get((replica.name, "health"))))
         if service.version_path:
             checks.append(_version(service, replica, answers.get((replica.name, "version"))))
+            if service.digest:
+                checks.append(_weights(service.digest, replica))
     if service.version_path and len(running) > 1:
         checks.append(_agreement(service, running))
     return checks
@@ -280,6 +283,17 @@ def _version(service: Service, replica: Replica, answer: Answer | None) -> Check
     else:
         ok = replica.revision == wanted
     return check(name, ok, replica.revision or f"nothing under {service.revision_key}", wanted, remedy)
+
+
+def _weights(wanted: str, replica: Replica) -> Check:
+    return check(
+        f"{replica.name}: weights",
+        replica.weights_digest == wanted,
+        replica.weights_digest or "it does not tell",
+        wanted,
+        "It loaded other files than were brought for this revision: run site.yml, which replaces it. If it "
+        "comes back with the same figure, look at the host's disk and at the mounts.",
+    )
 
 
 def _agreement(service: Service, running: t.Sequence[Replica]) -> Check:

@@ -82,6 +82,9 @@ options:
       revision:
         description: The revision that every replica has to tell. The one its label has, if empty.
         type: str
+      digest:
+        description: The digest of the weights that every replica has to tell. Any, if empty.
+        type: str
   cards:
     description:
       - The cards of this host, as RV(voicefleet.cosyvoice.gpu_capacity#module:gpus) returns them. One whose
@@ -373,6 +376,7 @@ SERVICE_OPTIONS = {
     "digest_key": {"type": "str", "default": "weights_digest", "no_log": False},
     "replicas": {"type": "int"},
     "revision": {"type": "str"},
+    "digest": {"type": "str"},
 }
 REQUEST_OPTIONS = {
     "name": {"type": "str", "required": True},

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import typing as t
 
@@ -149,6 +150,16 @@ def test_two_images_under_the_same_revision_are_found() -> None:
 def test_the_asked_for_revision_wins_over_the_label() -> None:
     service = Service("tts", 7860, "voicefleet", "/healthz", "/version", revision="r3")
     assert set(failures([replica(1), replica(2)], service=service)) == {"tts-1: version", "tts-2: version"}
+
+
+def test_a_digest_that_was_asked_for_is_compared_with_what_each_replica_tells() -> None:
+    asked = dataclasses.replace(SERVICE, digest="sha256:aa")
+    assert failures([replica(1), replica(2)], service=asked) == {}
+    other = dataclasses.replace(SERVICE, digest="0" * 64)
+    assert set(failures([replica(1), replica(2)], service=other)) == {"tts-1: weights", "tts-2: weights"}
+    silent = {**WELL, ("tts-1", "version"): Answer(200, {}, b'{"revision": "r2"}')}
+    found = failures([replica(1), replica(2)], silent, asked)
+    assert found["tts-1: weights"] == "it does not tell"
 
 
 def test_a_replica_that_does_not_tell_its_version_is_not_taken_for_one_that_does() -> None:
