@@ -194,6 +194,14 @@ def through_mps(environment: dict[str, str], mounts: list[dict[str, Any]], uid: 
     }
 
 
+def takes(environment: dict[str, str], mps: dict[str, Any] | None, data: dict[str, Any]) -> int:
+    """MiB of a container: what it says, but no more than MPS lets it have; a client that does not say takes
+    that."""
+    limit = re.fullmatch("0=([0-9]+)M", str((mps or {}).get("memory")))
+    said = environment.get(TAKES) or (limit.group(1) if limit else data.get("default_mib", DEFAULT_MIB))
+    return min(int(said), int(limit.group(1))) if limit else int(said)
+
+
 def in_use(data: dict[str, Any], claims: list[Claim], device: Device) -> int:
     """MiB in use of the memory that this device has, alone or shared."""
     known = devices(data)

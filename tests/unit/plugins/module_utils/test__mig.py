@@ -92,9 +92,7 @@ def test_profiles_that_a_card_does_not_offer() -> None:
     offer = _mig.possible(PROFILES, 0)
     assert _mig.check_possible(WHOLE, ["3g.20gb", "3g.20gb"], offer) == ""
     assert _mig.check_possible(WHOLE, ["3g.20gb"], {}) == ""
-    assert "no profile 2g.10gb. It offers: 1g.5gb, 3g.20gb" in _mig.check_possible(
-        WHOLE, ["2g.10gb"], offer
-    )
+    assert "no profile 2g.10gb. It offers: 1g.5gb, 3g.20gb" in _mig.check_possible(WHOLE, ["2g.10gb"], offer)
     assert "takes 2 x 3g.20gb at most" in _mig.check_possible(WHOLE, ["3g.20gb"] * 3, offer)
 
 

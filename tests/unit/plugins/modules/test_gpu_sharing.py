@@ -121,7 +121,8 @@ def test_what_the_card_has_no_room_for_is_undone(bench: Bench) -> None:
 
 
 def test_a_mode_that_waits_for_a_reset_is_named(bench: Bench) -> None:
-    pending = "Warning: MIG mode is in pending enable state for GPU 00000000:01:00.0:In use by another client\n"
+    bus = "00000000:01:00.0"
+    pending = f"Warning: MIG mode is in pending enable state for GPU {bus}:In use by another client\n"
     bench.cards(A100, faults=[{"on": "mig", "stdout": pending}])
     result = bench.run(mig={"0": ["3g.20gb"]})
     assert "waits for a reset of the card" in result["msg"]
@@ -234,7 +235,8 @@ def test_a_daemon_that_does_not_answer_is_an_error(bench: Bench, control: Callab
     control("echo Cannot find MPS control daemon process; exit 1")
     assert "does not answer: Cannot find MPS control daemon process" in bench.slots()["msg"]
     assert bench.slots(check=True)["failed"]
-    assert bench.slots(sharing=json.loads((bench.folder / "declared.json").read_text("utf-8")))["capacity"] == 2
+    to_come = json.loads((bench.folder / "declared.json").read_text("utf-8"))
+    assert bench.slots(sharing=to_come)["capacity"] == 2
     assert bench.slots(gpus=["0"])["failed"]
 
 
