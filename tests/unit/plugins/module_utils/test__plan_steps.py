@@ -296,3 +296,10 @@ def test_the_same_limit_with_other_shares_is_an_ordinary_replacement() -> None:
         ("replace", "tts-1", True),
         ("replace", "tts-2", True),
     ]
+
+
+def test_smaller_limits_on_as_many_slots_need_no_room() -> None:
+    assert rolled(2, shared(2, 6000), {1: 9000, 2: 9000}) == [
+        ("replace", "tts-1", False),
+        ("replace", "tts-2", False),
+    ]
