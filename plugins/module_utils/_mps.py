@@ -52,8 +52,7 @@ def fault(service: str, mps: Mapping[str, Any], specification: Mapping[str, Any]
         told = f"run as user {user}" if user else "run as the image's own user"
         return (
             f"{service}: its replicas {told}, and MPS on this host serves uid {wanted} alone. Set the "
-            f"service's "
-            f"user to '{wanted}', or gpu_sharing_mps_user to that of the service."
+            f"service's user to '{wanted}', or gpu_sharing_mps_user to that of the service."
         )
     taken = sorted({PIPE_DIRECTORY, THREADS, MEMORY} & set(specification["environment"]))
     if taken:

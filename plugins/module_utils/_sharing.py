@@ -31,6 +31,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_o
     MigDevice,
     SmiError,
 )
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_problems import Problem
 
 DECLARED = "/etc/voicefleet/gpu_sharing/declared.json"
 SMI_SECONDS = 60.0
@@ -96,8 +97,16 @@ def look_at_layouts(
     for card in cards:
         there: dict[str, str] = {}
         if card.mig_enabled:
-            _code, words = order(command, ["mig", "-i", card.uuid, "-lgi"], timeout_seconds)
+            code, words = order(command, ["mig", "-i", card.uuid, "-lgi"], timeout_seconds)
             there = _mig.instances(words, card.index)
+            if not there and (card.mig_devices or "No GPU instances found" not in words):
+                raise SmiError(
+                    Problem(
+                        f"'nvidia-smi mig -i {card.uuid} -lgi' does not tell the instances of {card.name} "
+                        f"#{card.index}, but: {words} (exit code {code})",
+                        "It needs root's rights: set become: true",
+                    )
+                )
         found[card.uuid] = _mig.layout_of(card, there)
     return found
 
@@ -122,8 +131,7 @@ def mps_problems(cards: Sequence[Card]) -> list[str]:
     if not cards:
         return [
             "gpu_sharing_mps is true, and every card of this host is in MIG mode or declared to be. MPS "
-            "shares "
-            "whole cards: set it to false, or declare a card as off in gpu_sharing_mig."
+            "shares whole cards: set it to false, or declare a card as off in gpu_sharing_mig."
         ]
     found = []
     for card in cards:
@@ -131,8 +139,7 @@ def mps_problems(cards: Sequence[Card]) -> list[str]:
         if card.architecture in _mps.TOO_OLD:
             found.append(
                 f"{label} is of the generation {card.architecture}: before Volta, MPS protects no client's "
-                f"memory "
-                "from the others and limits nothing. Set gpu_sharing_mps to false on this host."
+                "memory from the others and limits nothing. Set gpu_sharing_mps to false on this host."
             )
         elif not card.architecture or card.architecture == "N/A":
             found.append(
@@ -198,12 +205,10 @@ def carry_out(
     for number, arguments in enumerate(orders):
         code, words = order(command, list(arguments), timeout_seconds)
         told = f"'nvidia-smi {' '.join(arguments)}' said: {words} (exit code {code})"
-        pending = "pending" in words
-        if pending:
+        if "pending" in words:
             raise MigChangeError(
                 f"{card.name} #{card.index}: MIG mode waits for a reset of the card. {told}. Stop what holds "
-                f"it "
-                "(monitors too: nvidia-persistenced, dcgm) and run "
+                "it (monitors too: nvidia-persistenced, dcgm) and run "
                 f"'nvidia-smi --gpu-reset -i {card.index}', or reboot the host. Then run this again."
             )
         if code or "Unable to" in words:
@@ -270,8 +275,7 @@ def _made_up(card: Card, number: int, profile: str) -> MigDevice:
 
 
 def daemon_problem(mps: Mapping[str, Any]) -> str:
-    """Why the daemon cannot take a replica; empty if it answers. Its pipes stay when it ends, so it is
-    asked."""
+    """Why the daemon cannot take a replica. It is asked, as its pipes stay when it ends."""
     remedy = "Run role gpu_sharing again, or look at 'systemctl status voicefleet-mps'."
     try:
         done = subprocess.run(

@@ -129,6 +129,12 @@ def test_a_mode_that_waits_for_a_reset_is_named(bench: Bench) -> None:
     assert "nvidia-smi --gpu-reset -i 0" in result["msg"]
 
 
+def test_a_card_that_does_not_tell_its_instances_is_not_taken_for_empty(bench: Bench) -> None:
+    denied = {"on": "mig", "stdout": "Unable to query: Insufficient Permissions\n", "exit_code": 4}
+    bench.cards({**A100, "mig": []}, faults=[denied])
+    assert "Insufficient Permissions (exit code 4). It needs root" in bench.run(mig={"0": ["3g.20gb"]})["msg"]
+
+
 def test_profiles_are_checked_before_anything_changes(bench: Bench) -> None:
     bench.cards({**A100, "mig": []})
     assert "has no profile 3g.40gb" in bench.run(mig={"0": ["3g.40gb"]})["msg"]
