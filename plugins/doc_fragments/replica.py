@@ -136,6 +136,11 @@ options:
         description: Limit of the host's memory for one replica. No limit when 0.
         type: int
         default: 0
+      gpu_access:
+        description: How the container is given its card, by the host's CDI specification or by NVIDIA's hook.
+        type: str
+        choices: [hook, cdi]
+        default: hook
       stop_timeout_seconds:
         description: How long a replica may take to finish what it has in hand after SIGTERM.
         type: int

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._mps import share
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_output import (
     Card,
     Memory,
@@ -230,10 +231,18 @@ def _names(card: Card, device: MigDevice) -> set[str]:
     return {device.uuid, f"{card.index}:{device.index}"}
 
 
-def plan(report: Report, policy: Policy, owners: Mapping[int, str], own_containers: int = 0) -> Plan:
+def plan(
+    report: Report,
+    policy: Policy,
+    owners: Mapping[int, str],
+    own_containers: int = 0,
+    mps: Mapping[str, Any] | None = None,
+) -> Plan:
     """Applies the rule to every card of ``report``.
 
     ``owners`` maps process ids to our containers; ``own_containers`` is how many there are on the host.
+    ``mps`` is what the host has declared of it (_sharing.Declaration): its cards give each slot an even
+    share.
     """
     result = Plan()
     seen: dict[str, int] = {}
@@ -257,13 +266,21 @@ def plan(report: Report, policy: Policy, owners: Mapping[int, str], own_containe
         if card.mig_enabled:
             _plan_mig(card, report.driver, policy, owners, result)
         else:
-            _plan_card(card, report.driver, policy, owners, result)
+            shared = mps if mps and card.uuid in mps["cards"] else None
+            _plan_card(card, report.driver, policy, owners, result, shared)
     if not result.lines:
         result.lines.append("no cards")
     return result
 
 
-def _plan_card(card: Card, driver: str, policy: Policy, owners: Mapping[int, str], result: Plan) -> None:
+def _plan_card(
+    card: Card,
+    driver: str,
+    policy: Policy,
+    owners: Mapping[int, str],
+    result: Plan,
+    mps: Mapping[str, Any] | None,
+) -> None:
     label = f"{short_name(card.name)} #{card.index}"
     entry = _entry(card, driver=driver)
     entry["mig_devices"] = []
@@ -279,10 +296,15 @@ def _plan_card(card: Card, driver: str, policy: Policy, owners: Mapping[int, str
     if card.compute_mode == "Prohibited":
         capacity, limit = 0, "compute mode Prohibited"
         reason += f"; but its compute mode forbids use: 'nvidia-smi -i {card.index} -c DEFAULT'"
+    elif mps and capacity:
+        reason += f"; shared by MPS: {_mps_of(mps, capacity)['thread_percentage']} % of its threads each"
     elif card.compute_mode.startswith("Exclusive"):
         reason += f"; compute mode {card.compute_mode}: only one process at a time unless MPS runs"
     entry.update(_figures(found), capacity=capacity, reason=reason)
-    result.slots.extend(_slots(card.uuid, capacity, policy))
+    slots = _slots(card.uuid, capacity, policy)
+    # The memory limit of each is the slot's own. What MPS may save in contexts is not counted: nobody has
+    # shown how much that is.
+    result.slots.extend({**slot, "mps": _mps_of(mps, capacity)} if mps else slot for slot in slots)
     result.lines.append(_line(label, card.memory, found, capacity, policy, limit))
 
 
@@ -376,6 +398,12 @@ def _unknown(label: str, unknown: str, entry: dict[str, Any], result: Plan) -> N
 
 def _slots(uuid: str, capacity: int, policy: Policy) -> list[dict[str, Any]]:
     return [{"gpu": uuid, "index": index, "memory_mib": policy.instance_mib} for index in range(capacity)]
+
+
+def _mps_of(mps: Mapping[str, Any], slots: int) -> dict[str, Any]:
+    """What a slot has of a card that MPS shares among so many; no client gets more than the daemon gives."""
+    percentage = min(share(slots), int(mps.get("thread_percentage", 100)))
+    return {"thread_percentage": percentage, "pipe_dir": mps["pipe_dir"], "uid": mps["uid"]}
 
 
 def _line(label: str, memory: Memory, found: Fit, capacity: int, policy: Policy, limit: str) -> str:

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What containers see of NVIDIA's cards, asked from inside.
 
-This module util is private to the collection. A container can lose its card while it runs on, and nothing on the
-host shows it: NVIDIA's hook allows the card behind the engine's back, and systemd takes that away when it reads its
-units anew (NVIDIA/nvidia-container-toolkit#48).
+This module util is private to the collection. A container can lose its card while it runs on, and nothing on
+the host shows it: NVIDIA's hook allows the card behind the engine's back, and systemd takes that away when it
+reads its units anew (NVIDIA/nvidia-container-toolkit#48).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ if t.TYPE_CHECKING:
 Json = dict[str, t.Any]
 COMMAND = ["nvidia-smi", "-L"]
 WANTED = "nvidia-smi lists its cards"
+NEW = "cards in a new container"
 # What a shell and an engine end with that cannot run a command.
 _CANNOT_RUN = (126, 127)
 
 
 def device_request(gpu: str, access: str) -> t.Any:
-    """What to ask the engine for to give a container the card of this UUID, or V(all). ``access``: see _cdi."""
+    """What gives a container the card of this UUID, or V(all). ``access``: V(cdi) or V(hook), see _cdi."""
     from docker.types import DeviceRequest
 
     if access == "cdi":
@@ -74,22 +75,19 @@ def look_from(client: DockerClient, image: str) -> Check:
             stderr=True,
         )
     except ContainerError as error:
-        said = (
-            error.stderr if isinstance(error.stderr, str) else (error.stderr or b"").decode(errors="replace")
-        )
-        return _judged("cards in a new container", error.exit_status, said.strip())
+        said = error.stderr or b""
+        text = said if isinstance(said, str) else said.decode(errors="replace")
+        return _judged(NEW, error.exit_status, text.strip())
     except APIError as error:
-        return check(
-            "cards in a new container", False, error.explanation, WANTED, _refused(str(error.explanation))
-        )
-    return _judged("cards in a new container", 0, output.decode(errors="replace").strip())
+        return check(NEW, False, error.explanation, WANTED, _refused(str(error.explanation)))
+    return _judged(NEW, 0, output.decode(errors="replace").strip())
 
 
 def _refused(said: str) -> str:
     if "could not select device driver" in said:
         return (
-            "dockerd found no NVIDIA container toolkit as it started: install it (role nvidia_container_toolkit) "
-            "and restart dockerd."
+            "dockerd found no NVIDIA container toolkit as it started: install it (role "
+            "nvidia_container_toolkit) and restart dockerd."
         )
     if "unresolvable CDI devices" in said or "CDI device injection failed" in said:
         return "The CDI specifications are out of date: 'systemctl restart nvidia-cdi-refresh'."

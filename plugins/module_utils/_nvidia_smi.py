@@ -68,6 +68,21 @@ def query(command: list[str], timeout_seconds: float) -> Report:
     return report
 
 
+def order(command: list[str], arguments: list[str], timeout_seconds: float) -> tuple[int, str]:
+    """Has ``command`` do something; its exit code and words. Raises SmiError if it does not end in time."""
+    called = [_which(command[0]), *command[1:], *arguments]
+    try:
+        answer = _run(called, timeout_seconds)
+    except _NoAnswerError as error:
+        raise SmiError(
+            Problem(
+                f"'nvidia-smi {' '.join(arguments)}' did not end within {timeout_seconds:g} s",
+                "A card or its driver hangs: read 'dmesg | grep -i -e nvrm -e xid' and reboot the host",
+            )
+        ) from error
+    return answer.code, answer.words.strip()
+
+
 class _HostError(SmiError):
     """A problem of the whole host: asking card by card would only cost time."""
 

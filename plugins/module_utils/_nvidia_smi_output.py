@@ -66,7 +66,11 @@ class Card:
     display: str = ""  # "WDDM" or "display" where a desktop may come and go on the card
     compute_mode: str = ""
     mig_enabled: bool = False
+    mig_mode: str = ""  # "Enabled", "Disabled", "N/A" or nothing where a card knows no MIG
+    mig_pending: str = ""  # the mode after the next reset of the card
     mig_devices: tuple[MigDevice, ...] = ()
+    bus_id: str = ""  # such as 00000000:01:00.0
+    architecture: str = ""  # such as Ampere; drivers before 450 do not tell
     processes: tuple[Process, ...] = ()
     processes_unknown: str = ""  # what stood in place of the list of processes
 
@@ -179,6 +183,10 @@ def _card(index: int, gpu: ElementTree.Element) -> Card:
         display=display,
         compute_mode=_text(gpu, "compute_mode"),
         mig_enabled=_text(gpu, "mig_mode/current_mig") == "Enabled",
+        mig_mode=_text(gpu, "mig_mode/current_mig"),
+        mig_pending=_text(gpu, "mig_mode/pending_mig"),
+        bus_id=gpu.get("id", ""),
+        architecture=_text(gpu, "product_architecture"),
         # Numbered by their order, which is that of -L: mock drivers give every device the index 0.
         mig_devices=tuple(
             _mig_device(order, device, uuid)

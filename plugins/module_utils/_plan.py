@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 Action = Literal["keep", "start", "create", "replace", "remove"]
 
@@ -26,6 +26,8 @@ class Slot:
     gpu: str | None
     index: int
     memory_mib: int | None = None
+    # On a card that MPS shares, its thread_percentage, and the daemon's pipe_dir and uid (see _mps).
+    mps: Mapping[str, Any] | None = None
 
     @property
     def card(self) -> str:

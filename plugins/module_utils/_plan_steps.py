@@ -35,6 +35,7 @@ def plan(
     spec_of: Callable[[int, Slot], str],
     *,
     why: Callable[[Observed, Slot], str] | None = None,
+    held_mib: Callable[[Observed], int | None] = lambda container: None,
     revision: str = "",
     surge: bool = True,
     canary: bool = False,
@@ -49,15 +50,16 @@ def plan(
 
     C(spec_of(number, slot)) is the hash of the specification that the replica is to have there, and
     C(why(container, slot)) says how that container differs from it. C(revision) is the wanted one. C(surge)
-    lets a replica that serves be replaced on a slot that nobody has; without cards (C(slots) is None) there
-    is one where C(cpu_slots) is more than C(count).
+    lets a replica that serves be replaced on a slot that nobody has. C(held_mib(container)) is the memory
+    that MPS limits a container to, which counts beside the number of slots; without cards (C(slots) is None)
+    there is one where C(cpu_slots) is more than C(count).
 
     :raises PlanError: containers that no run of ours leaves behind stand in each other's way.
     """
     places = [Slot(None, index) for index in range(max(count, cpu_slots))] if slots is None else slots
     replicas = replicas_of(observed)
     seats = _seats(count, spread(places), replicas)
-    room = _Room(places, replicas)
+    room = _Room(places, replicas, held_mib)
 
     def by_hash(container: Observed, slot: Slot) -> str:
         return f"its specification changed ({container.spec or 'none'} -> {spec_of(container.number, slot)})"
@@ -194,9 +196,17 @@ class _Room:
     """Who sits where while the steps are taken one after the other.
 
     A container that is stopped keeps its slot: it may have to come back.
+
+    Of containers that MPS limits, the limits count too: those of another size, which an earlier capacity gave
+    them, must not add up to more than the slots of today do.
     """
 
-    def __init__(self, places: Sequence[Slot], replicas: dict[int, Replica]) -> None:
+    def __init__(
+        self,
+        places: Sequence[Slot],
+        replicas: dict[int, Replica],
+        held_mib: Callable[[Observed], int | None] = lambda container: None,
+    ) -> None:
         self.places = spread(places)
         self.of_card: dict[str, int] = {}
         for slot in places:
@@ -204,10 +214,15 @@ class _Room:
         self.sitting = {
             number: {each.slot for each in replica.containers} for number, replica in replicas.items()
         }
+        self.limits = {
+            number: {each.slot: held_mib(each) for each in replica.containers}
+            for number, replica in replicas.items()
+        }
 
     def copy(self) -> _Room:
         other = _Room(self.places, {})
         other.sitting = {number: set(sits) for number, sits in self.sitting.items()}
+        other.limits = dict(self.limits)
         return other
 
     def now(self, task: _Task, waiting: Sequence[_Task], surge: bool) -> Step | None:
@@ -234,8 +249,13 @@ class _Room:
 
     def take(self, step: Step) -> None:
         self.sitting.pop(step.number, None)
+        limits = self.limits.pop(step.number, {})
         if step.slot:
             self.sitting[step.number] = {step.slot.key}
+            was = limits.get(step.slot.key)
+            self.limits[step.number] = {
+                step.slot.key: was if step.action in ("keep", "start") else _limit_on(step.slot)
+            }
 
     def _taken(self, number: int, slot: Slot) -> bool:
         return any(slot.key in sits for other, sits in self.sitting.items() if other != number)
@@ -246,7 +266,27 @@ class _Room:
 
     def fits(self, number: int, slot: Slot, beside: int = 0) -> bool:
         """Whether the card has room for this replica, C(beside) further containers of its own included."""
-        return self._others_on(number, slot.card) + beside < self.of_card[slot.card]
+        counted = self._others_on(number, slot.card) + beside < self.of_card[slot.card]
+        return counted and self._fits_in_memory(number, slot, beside)
+
+    def _fits_in_memory(self, number: int, slot: Slot, beside: int) -> bool:
+        """Whether the limits of MPS leave room for it. What takes no more than it had before always may."""
+        new = _limit_on(slot)
+        if new is None:
+            return True
+        own = self._limits_on(slot.card, [number])
+        others = self._limits_on(slot.card, [other for other in self.limits if other != number])
+        budget = self.of_card[slot.card] * new
+        return others + new + (own if beside else 0) <= budget or (not beside and new <= own)
+
+    def _limits_on(self, card: str, numbers: Sequence[int]) -> int:
+        limits = [self.limits.get(number, {}) for number in numbers]
+        return sum(mib or 0 for each in limits for key, mib in each.items() if card_of(key) == card)
+
+
+def _limit_on(slot: Slot) -> int | None:
+    """What MPS limits a container on this slot to."""
+    return slot.memory_mib if slot.mps else None
 
 
 def _in_order(room: _Room, tasks: Sequence[_Task], surge: bool) -> list[Step]:

@@ -18,8 +18,9 @@ import posixpath
 import re
 from typing import Any
 
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _mps
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._container_gpus import device_request
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Slot
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import PlanError, Slot
 
 LABEL_MANAGED = "voicefleet.managed"
 LABEL_ROLE = "voicefleet.role"
@@ -85,6 +86,14 @@ SLOT_OPTIONS: dict[str, Any] = {
     "gpu": {"type": "str"},
     "index": {"type": "int", "required": True},
     "memory_mib": {"type": "int"},
+    "mps": {
+        "type": "dict",
+        "options": {
+            "thread_percentage": {"type": "int", "required": True},
+            "pipe_dir": {"type": "path", "required": True},
+            "uid": {"type": "str", "required": True},
+        },
+    },
 }
 
 
@@ -94,6 +103,8 @@ def container_config(
     """Everything that the container of one replica is created from, as plain data.
 
     C(specification) is as C(ARGUMENT_SPEC) declares it, C(image_id) the content address of its image.
+
+    :raises PlanError: the slot is on a card that MPS shares, and such a replica cannot be a client of it.
     """
     name = f"{service}-{number}"
 
@@ -123,7 +134,7 @@ def container_config(
         "command", "entrypoint", "port", "network", "health", "user", "capabilities",
         "read_only", "tmpfs", "shm_size_mib", "memory_mib", "stop_timeout_seconds",
     )  # fmt: skip
-    return {
+    config = {
         "name": name,
         "image": specification["image"],
         "image_id": image_id,
@@ -135,6 +146,16 @@ def container_config(
         **({"gpu_access": "cdi"} if slot.gpu and specification.get("gpu_access") == "cdi" else {}),
         **{key: specification[key] for key in passed_on},
     }
+    if slot.mps:
+        fault = _mps.fault(service, slot.mps, specification)
+        if fault:
+            raise PlanError(fault)
+        # Nothing of this is in the configuration of other replicas, whose hashes so stay what they were.
+        config["environment"].update(_mps.environment(slot.mps, slot.memory_mib))
+        mounts.append(_mps.mount(slot.mps))
+        # Clients and the daemon's server meet in shared memory too.
+        config["ipc"] = "host"
+    return config
 
 
 def spec_hash(config: dict[str, Any]) -> str:
@@ -205,6 +226,8 @@ def create_arguments(config: dict[str, Any], notes: dict[str, str] | None = None
             for mount in config["mounts"]
         ],
     }
+    if config.get("ipc"):
+        host["ipc_mode"] = config["ipc"]
     if config["memory_mib"]:
         host["mem_limit"] = config["memory_mib"] * 2**20
     if config["gpu"]:

@@ -89,6 +89,8 @@ def plan(wish: Wish, host: Host) -> Plan:
     there = {name: host.packages[name] for name in PACKAGES if name in host.packages}
     if not wish.manage:
         return Plan(False, "nvidia_container_toolkit_manage is false", problems=_only_checked(there))
+    if there and not host.ours:
+        return Plan(False, "it was there before this role", problems=_only_checked(there))
     problems = _wish_problems(wish, host)
     missing = tuple(name for name in PACKAGES if name not in there)
     outdated = tuple(name for name, version in there.items() if not _is(version, wish.version))
@@ -97,8 +99,7 @@ def plan(wish: Wish, host: Host) -> Plan:
     # A build, such as 1.20.0-1, can be named; of a version without one apt takes what the pins leave.
     named = (name + (f"{separator}{wish.version}" if "-" in wish.version else "") for name in PACKAGES)
     install = tuple(named) if missing or outdated else ()
-    reason = "this role installs it" if host.ours or missing == PACKAGES else "it was there before this role"
-    return Plan(True, reason, missing, outdated, install, problems)
+    return Plan(True, "this role installs it", missing, outdated, install, problems)
 
 
 def daemon_additions(wish: Wish, host: Host) -> dict[str, Any]:
@@ -214,8 +215,7 @@ def _only_checked(there: Mapping[str, str]) -> tuple[str, ...]:
     if numbers(version) < numbers(MINIMUM):
         return (
             f"The container toolkit {version} is on this host, and in versions before {MINIMUM} a container "
-            "can get at its host (CVE-2026-24260). Upgrade it, or let nvidia_container_toolkit_manage be "
-            "true.",
+            "can get at its host (CVE-2026-24260). Upgrade it, or remove it and let this role install one.",
         )
     if len({one.partition("-")[0] for one in there.values()}) > 1:
         listed = ", ".join(f"{name} {one}" for name, one in there.items())

@@ -12,10 +12,11 @@ short_description: Look at NVIDIA's cards from inside containers
 version_added: 0.1.0
 author: Voicefleet contributors (@voicefleet)
 description:
-  - Runs C(nvidia-smi -L) in every running container that was given a card. A container that got it by NVIDIA's hook
-    loses it when systemd reads its units anew, runs on, and fails at its next request; nothing on the host shows that.
-  - With O(image), and while no container has a card, it looks from a container of that image which is removed at once.
-    Beside replicas on full cards it starts nothing.
+  - Runs C(nvidia-smi -L) in every running container that was given a card. A container that got it by
+    NVIDIA's hook loses it when systemd reads its units anew, runs on, and fails at its next request; nothing
+    on the host shows that.
+  - With O(image), and while no container has a card, it looks from a container of that image which is removed
+    at once. Beside replicas on full cards it starts nothing.
   - It fails when a container does not get at its cards, with what to do.
 extends_documentation_fragment:
   - voicefleet.cosyvoice.attributes
@@ -38,6 +39,10 @@ options:
     type: str
   look_inside:
     description: Whether the containers are looked into; when false they are only listed.
+    type: bool
+    default: true
+  engine_required:
+    description: Whether it is an error when no engine answers. Without one there are no containers.
     type: bool
     default: true
   docker_host:
@@ -81,6 +86,7 @@ def main() -> None:
         argument_spec={
             "image": {"type": "str"},
             "look_inside": {"type": "bool", "default": True},
+            "engine_required": {"type": "bool", "default": True},
             "docker_host": {"type": "str", "default": DEFAULT_DOCKER_HOST},
         },
         supports_check_mode=True,
@@ -89,7 +95,9 @@ def main() -> None:
     try:
         client = connect(params["docker_host"])
     except EngineError as error:
-        module.fail_json(msg=str(error), containers=[], checks=[])
+        if params["engine_required"]:
+            module.fail_json(msg=str(error), containers=[], checks=[])
+        module.exit_json(changed=False, containers=[], checks=[])
     holders = _container_gpus.holders(client)
     checks: list[Check] = []
     if params["look_inside"]:

@@ -133,6 +133,20 @@ options:
     type: list
     elements: str
     default: []
+  sharing_file:
+    description:
+      - Where the host keeps how its cards are to be shared, which P(voicefleet.cosyvoice.gpu_sharing#role)
+        writes. Without that file nothing is declared. Not looked at with O(xml_file).
+      - A card that is not cut into MIG instances as declared there is an error. The slots of a card that MPS
+        shares have RV(slots[].mps), and an MPS daemon that does not answer is an error.
+    type: path
+    default: /etc/voicefleet/gpu_sharing/declared.json
+  sharing:
+    description:
+      - In place of O(sharing_file), RV(voicefleet.cosyvoice.gpu_sharing#module:declaration) of a change that
+        is still to come. What is counted then are the cards as they will be, with the memory that devices of
+        such profiles are known to have.
+    type: dict
   fail_on_unknown:
     description:
       - Fail if the memory of any of the cards is unknown. Otherwise such a card holds nothing, and a warning
@@ -208,6 +222,12 @@ slots:
     memory_mib:
       description: What the instance may use, in MiB.
       type: int
+    mps:
+      description:
+        - Only on a card that MPS shares. The percentage of its threads (C(thread_percentage)), which is a
+          hundred by the slots there are on it, rounded down; where the daemon has its pipes (C(pipe_dir))
+          and whom it serves (C(uid)). The memory limit is C(memory_mib).
+      type: dict
   sample:
     - {gpu: GPU-5a0e8f21-6a0b-4a4f-a3c1-6f8f8f5b7c11, index: 0, memory_mib: 8192}
     - {gpu: GPU-5a0e8f21-6a0b-4a4f-a3c1-6f8f8f5b7c11, index: 1, memory_mib: 8192}
@@ -323,11 +343,13 @@ msg:
 """
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _mig, _sharing
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._capacity import (
     BUILT_IN_CLASSES,
     ClassCap,
@@ -341,6 +363,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._container_pr
     CONTAINER_ID,
     owners,
 )
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._mig import LayoutError
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi import query
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_output import (
     Report,
@@ -349,6 +372,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_o
     parse,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_problems import Problem
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._sharing import Declaration
 
 ARGUMENTS = {
     "smi_command": {"type": "str", "default": "nvidia-smi"},
@@ -371,6 +395,8 @@ ARGUMENTS = {
     },
     "gpus": {"type": "list", "elements": "str", "default": []},
     "own_containers": {"type": "list", "elements": "str", "default": []},
+    "sharing_file": {"type": "path", "default": _sharing.DECLARED},
+    "sharing": {"type": "dict"},
     "fail_on_unknown": {"type": "bool", "default": False},
 }
 
@@ -397,14 +423,22 @@ def main() -> None:
     except SmiError as error:
         report, message = error.report, str(error.problem)
         report.problems.insert(0, error.problem)
+    declared = Declaration()
     try:
+        declared = declaration(options)
+        # Of a host that cannot be asked there is nothing to hold against it.
+        wrong = [] if message else as_declared(report, declared, command, module)
         report.cards = select(report.cards, options["gpus"])
-    except NoSuchGpuError as error:
+        chosen = {card.uuid for card in report.cards}
+        message = message or " ".join(text for uuid, text in wrong if uuid in chosen)
+        if declared.mps and chosen & {*declared.mps["cards"]}:
+            message = message or mps_problem(declared.mps, policy, to_come=options["sharing"] is not None)
+    except (NoSuchGpuError, LayoutError, SmiError) as error:
         message = message or str(error)
 
     pids = {process.pid for card in report.cards for process in card.processes}
     own = owners(pids, options["own_containers"])
-    found = plan(report, policy, own, own_containers=len(options["own_containers"]))
+    found = plan(report, policy, own, own_containers=len(options["own_containers"]), mps=declared.mps)
     if message:
         fail(module, message, report, found)
     if found.unknown and options["fail_on_unknown"]:
@@ -414,6 +448,39 @@ def main() -> None:
     for problem in (*report.problems, *found.problems, *found.unknown):
         module.warn(str(problem))
     module.exit_json(changed=False, **result)
+
+
+def declaration(options: dict[str, Any]) -> Declaration:
+    """How the host's cards are to be shared."""
+    if options["sharing"] is not None:
+        return _sharing.from_data(options["sharing"])
+    return Declaration() if options["xml_file"] else _sharing.read_declared(options["sharing_file"])
+
+
+def as_declared(
+    report: Report, declared: Declaration, command: list[str], module: AnsibleModule
+) -> list[tuple[str, str]]:
+    """What is wrong with the layout of each card. Before a change, the report is made what it will be."""
+    cards = [card for card in report.cards if card.uuid in declared.mig]
+    layouts = _sharing.look_at_layouts(command, cards, module.params["timeout_seconds"])
+    wrong = _mig.differences(declared.mig, layouts, cards)
+    if module.params["sharing"] is not None:
+        report.cards = _sharing.as_declared(report.cards, declared.mig, layouts)
+        return []
+    remedy = "Role gpu_sharing cuts it; after a reboot, look at 'systemctl status voicefleet-mig'."
+    return [(uuid, f"{text} {remedy}") for uuid, text in wrong]
+
+
+def mps_problem(mps: Mapping[str, Any], policy: Policy, to_come: bool) -> str:
+    """Why replicas cannot be clients of the daemon."""
+    limit = int(mps.get("memory_mib") or 0)
+    if 0 < limit < policy.instance_mib:
+        return (
+            f"instance_mib is {policy.instance_mib}, and MPS on this host gives no client more than {limit} "
+            f"MiB. "
+            "Raise gpu_sharing_mps_memory_mib, or set it to 0: every replica has its own limit."
+        )
+    return "" if to_come else _sharing.daemon_problem(mps)
 
 
 def check(options: dict[str, Any], policy: Policy) -> tuple[list[str], list[str]]:

@@ -12,9 +12,9 @@ short_description: Look at NVIDIA's container toolkit on a host, and plan what h
 version_added: 0.1.0
 author: Voicefleet contributors (@voicefleet)
 description:
-  - One look at a host for everything the role P(voicefleet.cosyvoice.nvidia_container_toolkit#role) decides. Which
-    packages are there, which are missing or of another version, what forbids it, and whether the CDI specifications
-    of the host say which cards there are.
+  - One look at a host for everything the role P(voicefleet.cosyvoice.nvidia_container_toolkit#role) decides.
+    Which packages are there, which are missing or of another version, what forbids it, and whether the CDI
+    specifications of the host say which cards there are.
 extends_documentation_fragment:
   - voicefleet.cosyvoice.attributes
   - voicefleet.cosyvoice.attributes.info_module
@@ -100,8 +100,9 @@ repository:
   returned: always
 files:
   description:
-    - The files that keep the toolkit as it was chosen, each with its C(path), C(content), whether it C(differs) on the
-      host, whether its C(folder) is there, and C(part), V(before) for those that packages are chosen by, or V(after).
+    - The files that keep the toolkit as it was chosen, each with its C(path), C(content), whether it
+      C(differs) on the host, whether its C(folder) is there, and C(part), V(before) for those that packages are
+      chosen by, or V(after).
   type: list
   elements: dict
   returned: always
@@ -116,8 +117,8 @@ daemon_additions:
   returned: always
 cdi:
   description:
-    - The CDI specifications of NVIDIA's cards. Their C(paths), the UUIDs of the C(devices) in them, and why they are
-      C(stale), in words, empty where they say what C(nvidia-smi -L) does.
+    - The CDI specifications of NVIDIA's cards. Their C(paths), the UUIDs of the C(devices) in them, and why
+      they are C(stale), in words, empty where they say what C(nvidia-smi -L) does.
   type: dict
   returned: always
 asked:

@@ -74,6 +74,22 @@ options:
       memory_mib:
         description: What the replica may use of the card's memory. So much has to be free before it starts.
         type: int
+      mps:
+        description: The share of a card that MPS shares, as in M(voicefleet.cosyvoice.replica_plan).
+        type: dict
+        suboptions:
+          thread_percentage:
+            description: The share of the card's threads.
+            type: int
+            required: true
+          pipe_dir:
+            description: Where the daemon has its pipes.
+            type: path
+            required: true
+          uid:
+            description: The user id that the daemon serves.
+            type: str
+            required: true
   surge:
     description:
       - The old container serves until the new one does. Needs a slot that nobody has; without it, the old one
@@ -309,7 +325,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
     _specification,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._barriers import Barriers, Hooks, Limits
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Observed, Slot
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Observed, PlanError, Slot
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._progress import Progress
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._rollout import Rollout
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._soak import Soak
@@ -516,7 +532,7 @@ def main() -> None:
         }
         if drain:
             result["diff"] = {"before": f"{action}\n" if action != "none" else "", "after": ""}
-    except (_replica.ReplicaError, OSError) as error:
+    except (_replica.ReplicaError, PlanError, OSError) as error:
         module.fail_json(msg=str(error), **result)
     if module.check_mode:
         module.exit_json(**result)

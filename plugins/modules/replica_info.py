@@ -56,8 +56,8 @@ EXAMPLES = r"""
 RETURN = r"""
 gpu_access:
   description:
-    - How the engine gives a card to a container. V(cdi) where it reads CDI specifications and there is one of NVIDIA's
-      cards, V(hook) otherwise.
+    - How the engine gives a card to a container. V(cdi) where it reads CDI specifications and there is one of
+      NVIDIA's cards, V(hook) otherwise.
   type: str
   returned: always
 replicas:

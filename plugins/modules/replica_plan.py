@@ -79,6 +79,26 @@ options:
       memory_mib:
         description: What a replica on this slot may use of the card's memory.
         type: int
+      mps:
+        description:
+          - On a card that MPS shares. The replica gets its share and its memory limit as environment
+            variables, the daemon's pipes as a mount, and the host's shared memory. Another share makes
+            another specification; and while replicas are replaced, their limits never add up to more than a
+            card has slots for.
+        type: dict
+        suboptions:
+          thread_percentage:
+            description: The share of the card's threads.
+            type: int
+            required: true
+          pipe_dir:
+            description: Where the daemon has its pipes.
+            type: path
+            required: true
+          uid:
+            description: The user id that the daemon serves. Replicas that run as another are refused.
+            type: str
+            required: true
   cpu_slots:
     description:
       - Without O(slots), how many replicas the host may run for a while. More than O(replicas) leaves a slot
@@ -338,6 +358,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
     _load,
     _lock,
     _metrics,
+    _mps,
     _plan_rules,
     _plan_text,
     _replica,
@@ -439,7 +460,10 @@ def measured(
 
 
 def as_data(step: Step) -> dict[str, Any]:
-    return {key: value for key, value in asdict(step).items() if value is not None}
+    data = {key: value for key, value in asdict(step).items() if value is not None}
+    if step.slot and not step.slot.mps:
+        del data["slot"]["mps"]
+    return data
 
 
 def main() -> None:
@@ -476,6 +500,7 @@ def main() -> None:
             observed,
             spec_of,
             why=why,
+            held_mib=lambda container: _mps.limit_of(container.labels.get(_specification.LABEL_CONFIG, "")),
             revision=target.revision,
             surge=params["surge"] == "if_free",
             canary=params["canary"],

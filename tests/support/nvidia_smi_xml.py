@@ -63,6 +63,9 @@ class Card:
     driver_model: str = "N/A"
     compute_mode: str = "Default"
     mig: list[Mig] | None = None  # None: not enabled
+    bare: list[dict[str, Any]] = field(default_factory=list)  # GPU instances without a compute instance
+    mig_pending: bool | None = None  # the mode after a reset, where it is another
+    architecture: str = ""  # by its name, unless given
     processes: list[Process] | str = field(default_factory=list)  # words in place of the list
     fb_text: str = ""  # words in place of the four figures
     lost: bool = False  # the words "GPU is lost" wherever the card would have to answer
@@ -143,11 +146,15 @@ def list_text(host: Host) -> str:
 def _card(host: Host, card: Card) -> list[str]:
     number = host.cards.index(card)
     lines = [f'\t<gpu id="{host.bus(card)}">', f"\t\t<product_name>{escape(card.name)}</product_name>"]
+    if host.schema >= 11:
+        lines.append(f"\t\t<product_architecture>{architecture(card)}</product_architecture>")
     lines.append(f"\t\t<display_mode>{_DEPRECATED if host.schema >= 13 else 'Disabled'}</display_mode>")
     lines.append(f"\t\t<display_active>{'Enabled' if card.display else 'Disabled'}</display_active>")
     if host.schema >= 11:
-        mode = "Enabled" if card.mig is not None else "N/A"
-        lines.append(f"\t\t<mig_mode>\n\t\t\t<current_mig>{mode}</current_mig>\n\t\t</mig_mode>")
+        mode = mig_mode(card)
+        pending = mode if card.mig_pending is None else "Enabled" if card.mig_pending else "Disabled"
+        lines.append(f"\t\t<mig_mode>\n\t\t\t<current_mig>{mode}</current_mig>")
+        lines.append(f"\t\t\t<pending_mig>{pending}</pending_mig>\n\t\t</mig_mode>")
         lines.append("\t\t<mig_devices>")
         lines += [line for order, device in enumerate(card.mig or []) for line in _mig(order, device)]
         lines.append("\t\t</mig_devices>" if card.mig else "\t\t\tNone\n\t\t</mig_devices>")
@@ -185,6 +192,32 @@ CARD_FIELDS = (
 PROCESS_FIELDS = ("gpu_uuid", "pid", "process_name", "used_memory")
 
 
+# Words in the names of cards, the newest generation first.
+_ARCHITECTURES = (
+    (r"G?B[23]00|RTX PRO|RTX 50\d0", "Blackwell"),
+    (r"G?H[12]00|H20|H800", "Hopper"),
+    (r"L4|L20|L40S?|RTX 40\d0|Ada", "Ada Lovelace"),
+    (r"A100|A30|A10G?|A40|RTX A\d000|RTX 30\d0", "Ampere"),
+    (r"T4|RTX 20\d0|TITAN RTX|Quadro RTX \d000|GTX 16\d0", "Turing"),
+    (r"V100|TITAN V", "Volta"),
+    (r"P100|P40|P4|GTX 10\d0", "Pascal"),
+    (r"GTX 9\d0|M60|GT 730", "Maxwell"),
+    (r"K80|K520", "Kepler"),
+)
+
+
+def architecture(card: Card) -> str:
+    return card.architecture or next(
+        (name for words, name in _ARCHITECTURES if re.search(rf"\b({words})\b", card.name)), "N/A"
+    )
+
+
+def mig_mode(card: Card) -> str:
+    if card.mig is not None:
+        return "Enabled"
+    return "Disabled" if can_mig(card) else "N/A"
+
+
 def can_mig(card: Card) -> bool:
     return re.search(r"\b(A30|A100|H100|H200|B200|GB200|RTX PRO 6000)\b", card.name) is not None
 
@@ -216,7 +249,7 @@ def csv_text(
             "driver_version": host.driver,
             "compute_mode": card.compute_mode,
             "display_active": "Enabled" if card.display else "Disabled",
-            "mig.mode.current": "Enabled" if card.mig is not None else "Disabled" if can_mig(card) else "N/A",
+            "mig.mode.current": mig_mode(card),
         }
         words = card.fb_text or ("GPU is lost" if card.lost else "N/A" if card.total is None else "")
         figures = _figures(card.total or 0, card.reserved, card.used, card.free)
@@ -233,31 +266,6 @@ def csv_text(
     return "\n".join(
         [*lines, *(", ".join(cell(row.get(name, "N/A")) for name in fields) for row in rows), ""]
     )
-
-
-def gpu_instances_text(host: Host, only: Card | None = None) -> str:
-    """``nvidia-smi mig -lgi``. The number of a profile and the place on the card are made up."""
-    rows = []
-    for number, card in enumerate(host.cards):
-        seen: set[int] = set()
-        for device in card.mig or []:
-            if only in (None, card) and device.gpu_instance not in seen:
-                profile = device.profile.rpartition("c.")[2]
-                rows.append((number, f"MIG {profile}", 19, device.gpu_instance, f"{len(seen)}:1"))
-                seen.add(device.gpu_instance)
-    if not rows:
-        return "No GPU instances found: Not Found\n"
-    line = "+" + "-" * 55 + "+"
-    lines = [
-        line,
-        "| GPU instances:                                        |",
-        "| GPU   Name             Profile  Instance   Placement  |",
-        "|                          ID       ID       Start:Size |",
-        "|" + "=" * 55 + "|",
-    ]
-    for number, name, profile_id, instance, place in rows:
-        lines += [f"| {number:3}  {name:<17} {profile_id:3} {instance:8} {place:>12}     |", line]
-    return "\n".join([*lines, ""])
 
 
 def _figures(

@@ -26,6 +26,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -150,6 +151,55 @@ def first_seen(data: dict[str, Any], visible: str) -> Device | None:
     if name.isdigit() and int(name) < len(cards):
         return cards[int(name)]
     return known[name]
+
+
+# These forget at a boot that they were in MIG mode (NVIDIA MIG User Guide, "MIG Mode Is Not Persistent").
+FORGETFUL = re.compile(r"\b(H100|H200|B200|GB200)\b")
+
+
+def boot() -> None:
+    """What a boot leaves of the cards: no instance, the default compute mode, and MIG mode only on some."""
+    with locked():
+        mark = state_dir() / "booted"
+        if mark.exists():
+            return
+        mark.touch()
+        data = read_data()
+        for card in data["cards"]:
+            card.pop("compute_mode", None)
+            card.pop("bare", None)
+            pending = card.pop("mig_pending", None)
+            if card.get("mig") is not None or pending:
+                card["mig"] = None if FORGETFUL.search(card["name"]) or pending is False else []
+        write_data(data)
+
+
+def through_mps(environment: dict[str, str], mounts: list[dict[str, Any]], uid: int) -> dict[str, Any] | None:
+    """How a container reaches an MPS daemon, None if it does not: its share, and what would keep it out."""
+    pipes = environment.get("CUDA_MPS_PIPE_DIRECTORY")
+    if not pipes:
+        return None
+    sources = {mount["destination"]: mount["source"] for mount in mounts}
+    control = Path(sources.get(pipes, "/nonexistent"), "control")
+    try:
+        daemon = control.stat().st_uid
+    except OSError:
+        daemon = None
+    wrong = "no pipes" if daemon is None else "" if uid in (daemon, 0) else f"the daemon serves uid {daemon}"
+    return {
+        "threads": environment.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"),
+        "memory": environment.get("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"),
+        "uid": uid,
+        "wrong": wrong,
+    }
+
+
+def takes(environment: dict[str, str], mps: dict[str, Any] | None, data: dict[str, Any]) -> int:
+    """MiB of a container: what it says, but no more than MPS lets it have; a client that does not say takes
+    that."""
+    limit = re.fullmatch("0=([0-9]+)M", str((mps or {}).get("memory")))
+    said = environment.get(TAKES) or (limit.group(1) if limit else data.get("default_mib", DEFAULT_MIB))
+    return min(int(said), int(limit.group(1))) if limit else int(said)
 
 
 def in_use(data: dict[str, Any], claims: list[Claim], device: Device) -> int:

@@ -253,12 +253,55 @@ def test_mig_is_switched_on_an_idle_card_only(stage: Stage) -> None:
     stage.cards(RTX_4090, idle)
     stage.start("one", "GPU-b")
     assert "pending enable state" in stage.smi("-i", "1", "-mig", "1")
+    assert "<pending_mig>Enabled</pending_mig>" in stage.smi("-q", "-x", "-i", "1")
     stage.end("one")
     assert stage.smi("-i", "1", "-mig", "1") == "Enabled MIG Mode for GPU 00000000:02:00.0\nAll done.\n"
     assert "<current_mig>Enabled</current_mig>" in stage.smi("-q", "-x", "-i", "1")
     assert stage.smi("mig", "-lgi") == "No GPU instances found: Not Found\n"
     assert "Not Supported" in stage.smi("-i", "0", "-mig", "1")
     assert "Disabled MIG Mode" in stage.smi("-i", "GPU-b", "-mig", "0")
+
+
+def test_a_card_is_cut_as_far_as_it_has_room(stage: Stage) -> None:
+    stage.cards({**A30, "mig": None})
+    assert stage.smi("mig", "-lgip") == "No MIG-enabled devices found.\n"
+    stage.smi("-mig", "1")
+    row = next(line for line in stage.smi("mig", "-lgip").splitlines() if "2g.12gb" in line)
+    assert row.split()[1:7] == ["0", "MIG", "2g.12gb", "5", "2/2", "11.69"]
+    made = stage.smi("mig", "-cgi", "2g.12gb,5", "-C")
+    assert "compute instance ID  0 on GPU  0 GPU instance ID  2" in made
+    assert "Insufficient Resources" in stage.smi("mig", "-cgi", "1g.6gb", "-C", code=23)
+    assert "Not Supported" in stage.smi("mig", "-cgi", "3g.20gb", code=3)
+    assert "Unable to disable MIG Mode" in stage.smi("-mig", "0")
+    assert "In use by another client" in stage.smi("mig", "-dgi", code=19)
+    uuids = [line.split("UUID: ")[1].rstrip(")") for line in stage.smi("-L").splitlines()[1:]]
+    stage.start("one", uuids[1])
+    assert "In use by another client" in stage.smi("mig", "-dci", code=19)
+    stage.end("one")
+    stage.smi("mig", "-dci")
+    assert len(stage.smi("-L").splitlines()) == 1
+    assert stage.smi("mig", "-lgi").count("MIG 2g.12gb") == 2
+    stage.smi("mig", "-dgi")
+    assert stage.smi("mig", "-dgi", code=6) == "No GPU instances found: Not Found\n"
+
+
+@pytest.mark.parametrize(("name", "mode"), [("NVIDIA A30", "Enabled"), ("NVIDIA H100 80GB HBM3", "Disabled")])
+def test_a_boot_takes_instances_and_compute_mode(stage: Stage, name: str, mode: str) -> None:
+    stage.cards({**A30, "name": name, "compute_mode": "Exclusive_Process"})
+    for _boot in "first", "no other":
+        subprocess.run([SAMPLES, "boot"], env=stage.environment, check=True)
+        told = stage.smi("--query-gpu=mig.mode.current,compute_mode", "--format=csv,noheader")
+        assert told == f"{mode}, Default\n"
+    assert "MIG" not in stage.smi("-L").replace(name, "")
+
+
+def test_compute_mode(stage: Stage) -> None:
+    stage.cards(RTX_4090)
+    assert stage.smi("-i", "0", "-c", "EXCLUSIVE_PROCESS").startswith("Set compute mode to EXCLUSIVE_PROCESS")
+    assert stage.start("one") == ""
+    assert "busy or unavailable" in stage.start("two")
+    stage.smi("-c", "0")
+    assert stage.start("two") == ""
 
 
 def test_gpu_instances_are_listed_once(stage: Stage) -> None:

@@ -235,3 +235,71 @@ def test_containers_that_sit_on_each_others_slots_are_told() -> None:
     with pytest.raises(PlanError, match="1 on GPU-a/0, 1 on GPU-a/1, 2 on GPU-a/0") as refused:
         steps(2, CARD_A, [*asides, replica(1, CARD_A[0]), replica(2, CARD_A[1])])
     assert "by hand" in str(refused.value)
+
+
+# --- shares of MPS: a card's limits never add up to more than its slots have ---
+
+
+def shared(count: int, mib: int) -> list[Slot]:
+    mps = {"thread_percentage": 100 // count, "pipe_dir": "/run/nvidia-mps", "uid": "10001"}
+    return [Slot("GPU-a", index, mib, mps) for index in range(count)]
+
+
+def rolled(count: int, slots: list[Slot], held: dict[int, int]) -> list[tuple[str, str, bool]]:
+    """The steps, after a look at what the limits add up to while they are taken."""
+    observed = [replica(number, Slot("GPU-a", number - 1), spec="old") for number in held]
+    planned = plan(
+        "tts",
+        count,
+        slots,
+        observed,
+        lambda _number, slot: f"{slot.memory_mib}",
+        held_mib=lambda container: held[container.number],
+    )
+    now = dict(held)
+    most = max(sum(held.values()), len(slots) * (slots[0].memory_mib or 0))
+    for step in planned:
+        beside = now.pop(step.number, 0)
+        if step.slot:
+            during = sum(now.values()) + (slots[0].memory_mib or 0) + (beside if step.surge else 0)
+            assert during <= most, (step, now)
+            now[step.number] = slots[0].memory_mib or 0
+    return [(step.action, step.name, step.surge) for step in planned]
+
+
+def test_who_comes_waits_until_the_others_have_their_smaller_limits() -> None:
+    assert rolled(3, shared(3, 6000), {1: 9000, 2: 9000}) == [
+        ("replace", "tts-1", False),
+        ("replace", "tts-2", False),
+        ("create", "tts-3", False),
+    ]
+
+
+def test_no_successor_comes_first_beside_limits_that_leave_no_room() -> None:
+    assert rolled(2, shared(3, 6000), {1: 8192, 2: 8192}) == [
+        ("replace", "tts-1", False),
+        # 6000 and 8192 leave no 6000 of 18000; and 6000 take the place of 8192.
+        ("replace", "tts-2", False),
+    ]
+
+
+def test_fewer_slots_with_larger_limits() -> None:
+    assert rolled(2, shared(2, 9000), {1: 6000, 2: 6000, 3: 6000}) == [
+        ("remove", "tts-3", False),
+        ("replace", "tts-1", False),
+        ("replace", "tts-2", False),
+    ]
+
+
+def test_the_same_limit_with_other_shares_is_an_ordinary_replacement() -> None:
+    assert rolled(2, shared(3, 6000), {1: 6000, 2: 6000}) == [
+        ("replace", "tts-1", True),
+        ("replace", "tts-2", True),
+    ]
+
+
+def test_smaller_limits_on_as_many_slots_need_no_room() -> None:
+    assert rolled(2, shared(2, 6000), {1: 9000, 2: 9000}) == [
+        ("replace", "tts-1", False),
+        ("replace", "tts-2", False),
+    ]

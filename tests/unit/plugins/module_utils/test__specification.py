@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _specification as spec
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Slot
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import PlanError, Slot
 
 GPU_SLOT = Slot("GPU-5a0e", 1, 8192)
 SPECIFICATION: dict[str, Any] = {
@@ -108,3 +108,33 @@ def test_a_diff_does_not_show_secrets() -> None:
     assert shown["environment"]["API_KEY"] == "(hidden)"
     assert shown["environment"]["NAME"] == "tts-2"
     assert spec.readable({}) == {}
+
+
+MPS = {"thread_percentage": 50, "pipe_dir": "/run/nvidia-mps", "uid": "10001"}
+SHARED_SLOT = Slot("GPU-5a0e", 1, 8192, MPS)
+
+
+def test_a_replica_on_a_shared_card_is_a_client_of_mps() -> None:
+    made = config(SHARED_SLOT)
+    environment = {key: value for key, value in made["environment"].items() if key.startswith("CUDA_MPS")}
+    assert environment == {
+        "CUDA_MPS_PIPE_DIRECTORY": "/run/nvidia-mps",
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50",
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=8192M",
+    }
+    pipes = {"source": "/run/nvidia-mps", "target": "/run/nvidia-mps", "read_only": False}
+    assert made["mounts"][-1] == pipes
+    assert spec.create_arguments(made)["host_config"]["IpcMode"] == "host"
+
+
+def test_another_share_is_another_specification_and_no_share_is_none_at_all() -> None:
+    shares = [Slot("GPU-5a0e", 1, 8192, {**MPS, "thread_percentage": each}) for each in (50, 33)]
+    assert len({spec.spec_hash(config(slot)) for slot in (*shares, GPU_SLOT)}) == 3
+    # What containers of earlier versions were made from: they must not all be replaced.
+    assert "ipc" not in config()
+    assert "IpcMode" not in spec.create_arguments(config())["host_config"]
+
+
+def test_a_replica_of_another_user_cannot_be_a_client() -> None:
+    with pytest.raises(PlanError, match="run as user 10002, and MPS on this host serves uid 10001"):
+        config(SHARED_SLOT, user="10002")
