@@ -101,8 +101,8 @@ repository:
 files:
   description:
     - The files that keep the toolkit as it was chosen, each with its C(path), C(content), whether it
-      C(differs) on the host, whether its C(folder) is there, and C(part), V(before) for those that packages are
-      chosen by, or V(after).
+      C(differs) on the host, whether its C(folder) is there, and C(part), V(before) for those that packages
+      are chosen by, or V(after).
   type: list
   elements: dict
   returned: always

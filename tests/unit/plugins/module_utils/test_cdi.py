@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _cdi
+
+CARD = "GPU-24000000-0000-4000-8000-000000000001"
+OTHER = "GPU-48000000-0000-4000-8000-000000000002"
+MIG = "MIG-30000000-0000-4000-8000-000000000041"
+LISTED = f"""GPU 0: NVIDIA L4 (UUID: {CARD})
+GPU 1: NVIDIA A30 (UUID: {OTHER})
+  MIG 2g.12gb     Device  0: (UUID: {MIG})
+"""
+
+
+def write(folder: Path, *uuids: str) -> Path:
+    names = "".join(f'  - name: "{uuid}"\n' for uuid in uuids)
+    path = folder / "nvidia.yaml"
+    path.write_text(f"cdiVersion: 0.7.0\nkind: nvidia.com/gpu\ndevices:\n{names}")
+    return path
+
+
+def test_cards_and_mig_devices_are_listed() -> None:
+    assert _cdi.listed(LISTED) == {CARD, OTHER, MIG}
+    assert _cdi.listed("No devices were found\n") == frozenset()
+
+
+def test_specifications_of_others_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "vendor.json").write_text('{"kind": "vendor.example/net", "devices": []}')
+    assert _cdi.look([str(tmp_path), str(tmp_path / "nowhere")]).paths == ()
+    path = write(tmp_path, CARD, MIG)
+    found = _cdi.look([str(tmp_path)])
+    assert found.paths == (str(path),)
+    assert found.uuids == {CARD, MIG}
+
+
+def test_stale_says_why(tmp_path: Path) -> None:
+    assert _cdi.stale(_cdi.Specifications(), frozenset(), 0) == ""
+    assert _cdi.stale(_cdi.Specifications(), frozenset({CARD}), 0) == "there is none"
+    path = write(tmp_path, CARD)
+    os.utime(path, (1000, 1000))
+    found = _cdi.look([str(tmp_path)])
+    assert _cdi.stale(found, frozenset({CARD}), 999) == ""
+    assert f"{OTHER} is not in {path}" in _cdi.stale(found, frozenset({CARD, OTHER}), 999)
+    both = _cdi.look([str(write(tmp_path, CARD, OTHER).parent)])
+    assert f"names {OTHER}, which is not there" in _cdi.stale(both, frozenset({CARD}), 0)
+    assert "older than the driver" in _cdi.stale(found, frozenset({CARD}), 1001)
+
+
+def test_cdi_is_used_where_the_engine_reads_specifications_of_cards(tmp_path: Path) -> None:
+    assert _cdi.access({}) == "hook"  # an engine that knows no CDI
+    assert _cdi.access({"CDISpecDirs": None}) == "hook"
+    assert _cdi.access({"CDISpecDirs": [str(tmp_path)]}) == "hook"  # nothing in them
+    write(tmp_path, CARD)
+    assert _cdi.access({"CDISpecDirs": [str(tmp_path)]}) == "cdi"
