@@ -153,7 +153,7 @@ def refresh_drop_in() -> str:
     return (
         f"{_HEAD}[Service]\nExecCondition=\n"
         "ExecCondition=/bin/sh -c 'test -d /sys/module/nvidia || "
-        'grep -qE "/nvidia(-current)?(-open)?[.]ko" /lib/modules/$(uname -r)/modules.dep\'\n'
+        'grep -qE "/nvidia(-current)?(-open)?[.]ko" /lib/modules/%v/modules.dep\'\n'
     )
 
 
