@@ -90,7 +90,7 @@ EXAMPLES = r"""
 
 - name: See what would become of a host, and who is on its cards
   voicefleet.cosyvoice.gpu_sharing:
-    mig: {all: off}
+    mig: {all: "off"}
     mps: true
     mps_uid: "10001"
   check_mode: true
