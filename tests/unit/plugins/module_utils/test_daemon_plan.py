@@ -146,3 +146,15 @@ def test_dockerd_has_the_last_word(dockerd: Path, version: str) -> None:
     assert _daemon_plan.validate({"live-restore": True, "log-level": "debug"}, str(dockerd), version) == []
     (problem,) = _daemon_plan.validate({"nope": 1}, str(dockerd), version)
     assert problem == "dockerd says: unable to configure the Docker daemon: directives don't match: nope."
+
+
+def test_what_other_roles_need_is_above_the_owners_file_and_below_the_options(path: Path) -> None:
+    path.write_text(json.dumps({"features": {"cdi": False, "buildkit": True}}))
+    additions = {"features": {"cdi": True}, "runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}}
+    plan = plan_config(wish(path, manage="always", additions=additions), ENGINE, {})
+    assert plan["wanted"] == {**DEFAULTS, **additions, "features": {"cdi": True, "buildkit": True}}
+    options = {"features": {"cdi": False}}
+    plan = plan_config(wish(path, manage="always", additions=additions, options=options), ENGINE, {})
+    assert plan["wanted"]["features"]["cdi"] is False
+    # Not a reason to refuse an engine whose file is left alone.
+    assert plan_config(wish(path, additions=additions), ENGINE, {})["unmet"] == []

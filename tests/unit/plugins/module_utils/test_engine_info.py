@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,3 +130,26 @@ def test_required_packages(
     engine: dict[str, object], sdk: dict[str, object], record: dict[str, object], required: list[str]
 ) -> None:
     assert _engine_info.required_packages(engine, sdk, record, *PACKAGES) == required
+
+
+def test_a_program_that_came_after_dockerd_is_unseen_until_it_was_restarted_or_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = tmp_path / "nvidia-container-runtime-hook"
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
+    monkeypatch.setattr(_engine_info, "SYSTEM_PATH", str(tmp_path))
+    names = [hook.name, "nvidia-cdi-hook"]
+    came = hook.stat().st_ctime
+    before, after = {"running": True, "started_at": came - 1}, {"running": True, "started_at": came + 1}
+
+    assert _engine_info.programs(names, before, {}) == ([hook.name], [hook.name])
+    assert _engine_info.programs(names, after, {}) == ([hook.name], [])
+    # A newer version of what dockerd has found already.
+    assert _engine_info.programs(names, before, {"programs": [hook.name]}) == ([hook.name], [])
+    assert _engine_info.programs(names, {**before, "running": False}, {}) == ([hook.name], [])
+
+
+def test_when_a_process_started() -> None:
+    assert time.time() - 3600 * 24 < _engine_info.started_at(os.getpid()) <= time.time()
+    assert _engine_info.started_at(None) == 0
