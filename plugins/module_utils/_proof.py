@@ -9,6 +9,7 @@ back: that way a replica that Traefik never sends anything to is looked at too.
 from __future__ import annotations
 
 import json
+import time
 import typing as t
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,13 @@ if t.TYPE_CHECKING:
     from docker import DockerClient
 
 AT_ONCE = 16
+# How often replicas are asked again that have yet to take up changed voices.
+VOICES_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service to look at. No path: not asked. No revision: the label's. No digest: any."""
+    """A service to look at. No path: not asked. No revision: the label's. No digest, no voices: any."""
 
     name: str
     port: int
@@ -38,6 +41,7 @@ class Service:
     replicas: int | None = None  # None: not compared
     revision: str | None = None
     digest: str | None = None
+    voices: str | None = None  # their digest
 
 
 @dataclass
@@ -63,6 +67,9 @@ class Replica:
     version: dict[str, t.Any] = field(default_factory=dict)
     revision: str = ""
     weights_digest: str = ""
+    voices_digest: str = ""
+    # Voices that it has and cannot use, with the reason.
+    voices_refused: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, t.Any]:
         return asdict(self)
@@ -172,6 +179,36 @@ def learn_versions(
         replica.version = said if isinstance(said, dict) else {service.revision_key: answer.text()}
         replica.revision = str(replica.version.get(service.revision_key) or "")
         replica.weights_digest = str(replica.version.get(service.digest_key) or "")
+        replica.voices_digest = str(replica.version.get("voices_digest") or "")
+        refused = replica.version.get("voices_refused")
+        replica.voices_refused = dict(refused) if isinstance(refused, dict) else {}
+
+
+def ask_until_settled(
+    replicas: t.Sequence[Replica],
+    services: t.Sequence[Service],
+    timeout_seconds: float,
+    settle_seconds: float,
+) -> dict[tuple[str, str], Answer]:
+    """Every answer, those of replicas asked again that tell other voices than are wanted.
+
+    They look for changed voices every few seconds, and then read them.
+    """
+    wanted = {service.name: service.voices for service in services}
+    until = time.monotonic() + settle_seconds
+    answers = ask_replicas(replicas, services, timeout_seconds)
+    learn_versions(replicas, services, answers)
+    while True:
+        late = [
+            replica
+            for replica in replicas
+            if wanted[replica.service] and replica.voices_digest not in ("", wanted[replica.service])
+        ]
+        if not late or time.monotonic() > until:
+            return answers
+        time.sleep(VOICES_PAUSE_SECONDS)
+        answers.update(ask_replicas(late, services, timeout_seconds))
+        learn_versions(late, services, answers)
 
 
 def judge_service(
@@ -190,8 +227,12 @@ def judge_service(
             checks.append(_version(service, replica, answers.get((replica.name, "version"))))
             if service.digest:
                 checks.append(_weights(service.digest, replica))
+            if service.voices or replica.voices_digest:
+                checks.append(_voices(service.voices, replica))
     if service.version_path and len(running) > 1:
         checks.append(_agreement(service, running))
+        if any(replica.voices_digest for replica in running):
+            checks.append(_voice_agreement(service, running))
     return checks
 
 
@@ -293,6 +334,38 @@ def _weights(wanted: str, replica: Replica) -> Check:
         wanted,
         "It loaded other files than were brought for this revision: run site.yml, which replaces it. If it "
         "comes back with the same figure, look at the host's disk and at the mounts.",
+    )
+
+
+def _voices(wanted: str | None, replica: Replica) -> Check:
+    found = replica.voices_digest or "it does not tell"
+    if replica.voices_refused:
+        refused = "; ".join(f"{name}: {reason}" for name, reason in sorted(replica.voices_refused.items()))
+        found = f"{found}, without {refused}"
+    return check(
+        f"{replica.name}: voices",
+        not replica.voices_refused and (not wanted or replica.voices_digest == wanted),
+        found,
+        f"{wanted or 'any'}, none left out",
+        "Mend or remove the voices that it names, if it names any, and run site.yml. If that does not help, "
+        "look at what is mounted at /voices in the replica.",
+    )
+
+
+def _voice_agreement(service: Service, running: t.Sequence[Replica]) -> Check:
+    groups: dict[str, list[str]] = {}
+    for replica in running:
+        groups.setdefault(replica.voices_digest, []).append(replica.name)
+    found = "; ".join(
+        f"{short(digest) or 'unknown'} on {', '.join(names)}" for digest, names in groups.items()
+    )
+    ok = len(groups) == 1
+    return check(
+        f"{service.name}: one set of voices",
+        ok,
+        f"{short(next(iter(groups)))} on all {len(running)}" if ok else found,
+        "the same voices on every replica",
+        "A voice answers on some replicas only: run site.yml, which lays the same voices down everywhere.",
     )
 
 

@@ -85,6 +85,12 @@ options:
       digest:
         description: The digest of the weights that every replica has to tell. Any, if empty.
         type: str
+      voices:
+        description:
+          - The digest of the voices that every replica has to tell, as
+            RV(voicefleet.cosyvoice.voice_set#module:digest) is. Any, if empty.
+          - A voice that a replica has and cannot use is a failed check all the same.
+        type: str
   cards:
     description:
       - The cards of this host, as RV(voicefleet.cosyvoice.gpu_capacity#module:gpus) returns them. One whose
@@ -180,6 +186,11 @@ options:
     description: How long a replica may take to answer when it is asked for its health or version.
     type: float
     default: 5
+  settle_seconds:
+    description: How long replicas are asked again that tell other voices than O(services[].voices). They look
+      for changed ones every two seconds.
+    type: float
+    default: 15
   docker_host:
     description: Where the Docker Engine is.
     type: str
@@ -303,6 +314,12 @@ replicas:
     weights_digest:
       description: The digest of the weights that the replica tells.
       type: str
+    voices_digest:
+      description: The digest of the voices that the replica tells. Empty if it does not take any.
+      type: str
+    voices_refused:
+      description: Voices that the replica has and cannot use, with the reason.
+      type: dict
     version:
       description: All that the replica tells of its version.
       type: dict
@@ -377,6 +394,7 @@ SERVICE_OPTIONS = {
     "replicas": {"type": "int"},
     "revision": {"type": "str"},
     "digest": {"type": "str"},
+    "voices": {"type": "str"},
 }
 REQUEST_OPTIONS = {
     "name": {"type": "str", "required": True},
@@ -406,8 +424,9 @@ def look_at_replicas(params: dict[str, Any]) -> tuple[list[Check], list[_proof.R
         replicas = _proof.observe(connect(params["docker_host"]), services)
     except EngineError as error:
         return [Check("Docker Engine", False, str(error), "answers", "What was found says what to do.")], []
-    answers = _proof.ask_replicas(replicas, services, params["timeout_seconds"])
-    _proof.learn_versions(replicas, services, answers)
+    answers = _proof.ask_until_settled(
+        replicas, services, params["timeout_seconds"], params["settle_seconds"]
+    )
     slots = None
     if params["slots"] is not None:
         slots = [f"{slot['gpu'] or 'cpu'}/{slot['index']}" for slot in params["slots"]]
@@ -483,6 +502,7 @@ def main() -> None:
             },
             "requests": {"type": "list", "elements": "dict", "default": [], "options": REQUEST_OPTIONS},
             "timeout_seconds": {"type": "float", "default": 5},
+            "settle_seconds": {"type": "float", "default": 15},
             "docker_host": {"type": "str", "default": DEFAULT_DOCKER_HOST},
         },
         supports_check_mode=True,

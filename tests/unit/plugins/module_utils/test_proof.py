@@ -162,6 +162,67 @@ def test_a_digest_that_was_asked_for_is_compared_with_what_each_replica_tells() 
     assert found["tts-1: weights"] == "it does not tell"
 
 
+def with_voices(digest: str | None, refused: dict[str, str] | None = None) -> Answer:
+    told = {"revision": "r2", "voices_digest": digest, "voices_refused": refused or {}}
+    return Answer(200, {}, json.dumps(told).encode())
+
+
+def voices_told(one: Answer, other: Answer) -> dict[tuple[str, str], Answer]:
+    return {**WELL, ("tts-1", "version"): one, ("tts-2", "version"): other}
+
+
+def test_voices_are_compared_with_those_asked_for_and_with_each_other() -> None:
+    both = [replica(1), replica(2)]
+    asked = dataclasses.replace(SERVICE, voices="aa")
+    same, other = voices_told(with_voices("aa"), with_voices("aa")), with_voices("bb")
+    assert failures(both, same, asked) == {}
+    assert {"tts-1: voices", "tts-2: voices", "tts: one set of voices"} <= set(judged(both, same))
+    assert failures(both, voices_told(with_voices("aa"), other), asked) == {
+        "tts-2: voices": "bb",
+        "tts: one set of voices": "aa on tts-1; bb on tts-2",
+    }
+    assert failures(both, voices_told(other, other), asked) == {"tts-1: voices": "bb", "tts-2: voices": "bb"}
+    assert set(failures(both, voices_told(with_voices("aa"), other))) == {"tts: one set of voices"}
+
+
+def test_a_replica_that_takes_no_voices_is_asked_for_none_unless_some_are_wanted() -> None:
+    silent = voices_told(with_voices(None), with_voices(None))
+    assert not any("voices" in name for name in judged([replica(1), replica(2)], silent))
+    asked = dataclasses.replace(SERVICE, voices="aa")
+    found = failures([replica(1), replica(2)], silent, asked)
+    assert found == {"tts-1: voices": "it does not tell", "tts-2: voices": "it does not tell"}
+
+
+def test_a_voice_that_is_left_out_is_named() -> None:
+    refusing = with_voices("aa", {"carl": "prompt.wav is silent"})
+    found = failures([replica(1), replica(2)], voices_told(with_voices("aa"), refusing))
+    assert found == {"tts-2: voices": "aa, without carl: prompt.wav is silent"}
+
+
+def test_replicas_are_asked_again_until_they_have_taken_up_the_voices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = {"tts-1": ["aa"], "tts-2": ["old", "old", "aa"]}
+    asked: list[str] = []
+
+    def ask(request: Request) -> Answer:
+        asked.append(request.name)
+        answers = told[request.name]
+        return with_voices(answers.pop(0) if len(answers) > 1 else answers[0])
+
+    monkeypatch.setattr(_proof, "ask", ask)
+    monkeypatch.setattr(_proof, "VOICES_PAUSE_SECONDS", 0.0)
+    service = dataclasses.replace(SERVICE, health_path="", voices="aa")
+    replicas = [replica(1), replica(2)]
+    _proof.ask_until_settled(replicas, [service], 5, settle_seconds=60)
+    assert [each.voices_digest for each in replicas] == ["aa", "aa"]
+    assert (asked.count("tts-1"), asked.count("tts-2")) == (1, 3)
+    told["tts-2"] = ["old"]
+    asked.clear()
+    _proof.ask_until_settled(replicas, [service], 5, settle_seconds=0)
+    assert replicas[1].voices_digest == "old"
+
+
 def test_a_replica_that_does_not_tell_its_version_is_not_taken_for_one_that_does() -> None:
     silent = {
         **WELL,
