@@ -204,7 +204,7 @@ def ask_until_settled(
             for replica in replicas
             if wanted[replica.service] and replica.voices_digest not in ("", wanted[replica.service])
         ]
-        if not late or time.monotonic() > until:
+        if not late or time.monotonic() >= until:
             return answers
         time.sleep(VOICES_PAUSE_SECONDS)
         answers.update(ask_replicas(late, services, timeout_seconds))

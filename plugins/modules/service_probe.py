@@ -28,7 +28,7 @@ attributes:
   check_mode:
     support: full
     details:
-      - Replicas are asked as ever. Of O(requests) only those with method C(GET) or C(HEAD) are sent, and no
+      - Replicas are asked once. Of O(requests) only those with method C(GET) or C(HEAD) are sent, and no
         body is saved.
   diff_mode:
     support: N/A
@@ -415,7 +415,7 @@ REQUEST_OPTIONS = {
 }
 
 
-def look_at_replicas(params: dict[str, Any]) -> tuple[list[Check], list[_proof.Replica]]:
+def look_at_replicas(params: dict[str, Any], check_mode: bool) -> tuple[list[Check], list[_proof.Replica]]:
     """All checks of all services; an engine that cannot be asked is one failed check."""
     services = [_proof.Service(**service) for service in params["services"]]
     if not services:
@@ -424,9 +424,8 @@ def look_at_replicas(params: dict[str, Any]) -> tuple[list[Check], list[_proof.R
         replicas = _proof.observe(connect(params["docker_host"]), services)
     except EngineError as error:
         return [Check("Docker Engine", False, str(error), "answers", "What was found says what to do.")], []
-    answers = _proof.ask_until_settled(
-        replicas, services, params["timeout_seconds"], params["settle_seconds"]
-    )
+    settle_seconds = 0 if check_mode else params["settle_seconds"]
+    answers = _proof.ask_until_settled(replicas, services, params["timeout_seconds"], settle_seconds)
     slots = None
     if params["slots"] is not None:
         slots = [f"{slot['gpu'] or 'cpu'}/{slot['index']}" for slot in params["slots"]]
@@ -508,7 +507,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     checks = _proof.judge_cards(module.params["cards"])
-    judged, replicas = look_at_replicas(module.params)
+    judged, replicas = look_at_replicas(module.params, module.check_mode)
     checks += judged
     answers = []
     for asked in module.params["requests"]:

@@ -1,0 +1,224 @@
+# SPDX-FileCopyrightText: Voicefleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Voices from the controller to two hosts, taken up by the real speech server on the stand-in of upstream.
+
+The hosts are two directories of this machine, each with a replica that reads it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+import struct
+import subprocess
+import typing as t
+import wave
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _specification as spec
+
+ROOT = Path(__file__).parents[2]
+SERVICE = "tts"
+PORT = 7860
+# What the role does before anything changes, what it does then, and what verify.yml asks of it afterwards.
+PLAYBOOK = """
+- name: Check
+  hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.import_role: {name: voicefleet.cosyvoice.cosyvoice, tasks_from: voices_preflight}
+- name: Lay down
+  hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.import_role: {name: voicefleet.cosyvoice.cosyvoice, tasks_from: voices}
+- name: Prove
+  hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.import_role: {name: voicefleet.cosyvoice.cosyvoice, tasks_from: voices_expected}
+    - voicefleet.cosyvoice.service_probe:
+        services:
+          - name: "{{ service }}"
+            port: 7860
+            network: "{{ network }}"
+            version_path: /version
+            voices: "{{ cosyvoice_voices_expected_digest }}"
+      run_once: true
+      register: proof
+    - ansible.builtin.copy:
+        content: "{{ proof.checks | to_json }}"
+        dest: "{{ checks_file }}"
+      run_once: true
+      check_mode: false
+      changed_when: false
+      diff: false
+"""
+
+
+def tone(pitch_hz: float, amplitude: float = 0.4) -> bytes:
+    rate_hz, seconds = 24000, 4
+    samples = [
+        int(32767 * amplitude * math.sin(2 * math.pi * pitch_hz * at / rate_hz))
+        for at in range(rate_hz * seconds)
+    ]
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(struct.pack(f"<{len(samples)}h", *samples))
+    return out.getvalue()
+
+
+class Fleet:
+    """Two hosts with a replica each, and the controller's directory of voices."""
+
+    def __init__(self, lab: t.Any, path: Path) -> None:
+        self.path, self.source = path, path / "source"
+        self.hosts = {name: path / name for name in ("one", "two")}
+        self.service = f"{lab.id}-{SERVICE}"
+        self.network = lab.network("voices").name
+        (path / "playbook.yml").write_text(PLAYBOOK)
+        inventory = {
+            "all": {
+                "hosts": {name: {"cosyvoice_voices_dir": str(place)} for name, place in self.hosts.items()},
+                "vars": {
+                    "ansible_connection": "local",
+                    "ansible_python_interpreter": "/usr/bin/python3",
+                    "cosyvoice_engine": "cosyvoice3",
+                    "cosyvoice_voices": str(self.source),
+                    "service": self.service,
+                    "network": self.network,
+                    "checks_file": str(path / "checks.json"),
+                },
+            }
+        }
+        (path / "inventory.yml").write_text(yaml.safe_dump(inventory))
+        path.chmod(0o755)
+        for place in self.hosts.values():
+            place.mkdir(mode=0o755)
+
+    def voice(self, name: str, pitch_hz: float, amplitude: float = 0.4, where: Path | None = None) -> None:
+        place = (where or self.source) / name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "prompt.wav").write_bytes(tone(pitch_hz, amplitude))
+        (place / "prompt.txt").write_text("This is what is said in it.\n")
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """The end of ansible-playbook and all that it said."""
+        done = subprocess.run(
+            ["ansible-playbook", "-i", self.path / "inventory.yml", self.path / "playbook.yml", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def prove(self, *arguments: str) -> tuple[dict[str, bool], str]:
+        """Lay down; each check on voices with its outcome, and what Ansible said."""
+        code, said = self.run(*arguments)
+        assert code == 0, said
+        checks = json.loads((self.path / "checks.json").read_text())
+        names = {
+            f"{self.service}-1: voices",
+            f"{self.service}-2: voices",
+            f"{self.service}: one set of voices",
+        }
+        found = {each["name"]: each["ok"] for each in checks if each["name"] in names}
+        assert set(found) == names, checks
+        return found, said
+
+    def checks(self) -> str:
+        return (self.path / "checks.json").read_text()
+
+
+@pytest.fixture
+def fleet(lab: t.Any, engine: t.Any, tmp_path: Path) -> Fleet:
+    made = Fleet(lab, tmp_path)
+    model = tmp_path / "model"
+    (model / "CosyVoice-BlankEN").mkdir(parents=True)
+    for manifest in (ROOT / "roles/model_weights/files/manifests").rglob("*.sha256"):
+        for line in manifest.read_text().splitlines():
+            if not line.startswith("#"):
+                (model / line.split("  ")[1]).write_text(line)
+    image = next(
+        tag
+        for each in engine.images.list(filters={"reference": "voicefleet/speech_server:*"})
+        for tag in each.tags
+        if tag.startswith("voicefleet/speech_server:")
+    )
+    for number, place in enumerate(made.hosts.values(), 1):
+        mounts = {
+            ROOT / "roles/cosyvoice/files/speech_server": "/opt/speech/speech_server",
+            ROOT / "tests/support": "/stand-ins",
+            Path(yaml.__file__).parent: "/yaml/yaml",
+            model: "/model",
+            place: "/voices",
+        }
+        container = engine.containers.create(
+            image,
+            name=f"{made.service}-{number}",
+            labels={
+                "vf.test": lab.id,
+                spec.LABEL_ROLE: "replica",
+                spec.LABEL_SERVICE: made.service,
+                spec.LABEL_NUMBER: str(number),
+            },
+            environment={
+                "PYTHONPATH": "/opt/speech/lib:/opt/speech:/stand-ins:/yaml",
+                "SPEECH_ENGINE": "cosyvoice3",
+                "SPEECH_MODEL_DIR": "/model",
+                "SPEECH_REVISION": "r1",
+            },
+            volumes={str(source): {"bind": target, "mode": "ro"} for source, target in mounts.items()},
+            network=made.network,
+        )
+        lab.made.append(container)
+        container.start()
+    return made
+
+
+def test_voices_come_to_every_replica_change_there_and_go(fleet: Fleet) -> None:
+    fleet.voice("anna", 200)
+    fleet.voice("bert", 320)
+    code, said = fleet.run("--check", "--diff")
+    assert code == 0, said
+    assert "+" in said
+    assert "anna/prompt.wav" in said
+    assert not any(list(place.iterdir()) for place in fleet.hosts.values())
+
+    found, said = fleet.prove()
+    assert all(found.values()), fleet.checks()
+    assert said.count("changed=1 ") == 2, said
+    assert fleet.prove()[1].count("changed=0 ") == 2
+
+    fleet.voice("anna", 250)
+    shutil.rmtree(fleet.source / "bert")
+    found, said = fleet.prove()
+    assert all(found.values()), fleet.checks()
+    assert {path.name for path in fleet.hosts["two"].iterdir()} == {"anna", ".laid"}
+
+    # A voice that only the server can tell is none.
+    fleet.voice("carl", 200, amplitude=0)
+    found, _said = fleet.prove()
+    assert not found[f"{fleet.service}-1: voices"]
+    assert "without carl: prompt.wav is silent" in fleet.checks()
+    shutil.rmtree(fleet.source / "carl")
+
+    # By hand on one host: refused before anything changes, then removed when asked for.
+    fleet.voice("dora", 300)
+    fleet.voice("emil", 400, where=fleet.hosts["two"])
+    code, said = fleet.run()
+    assert code != 0
+    assert "would not be the same on all hosts" in said
+    assert not (fleet.hosts["one"] / "dora").exists()
+    found, _said = fleet.prove("-e", "cosyvoice_voices_exclusive=true")
+    assert all(found.values()), fleet.checks()
+    assert {path.name for path in fleet.hosts["two"].iterdir()} == {"anna", "dora", ".laid"}
