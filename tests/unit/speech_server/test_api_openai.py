@@ -94,6 +94,8 @@ def test_a_recording_of_ones_own(hum: InProcess, audio: str, more: dict[str, str
         ({"input": None}, 400, "invalid_value", "input", "string"),
         ({"speed": 4.1}, 400, "invalid_value", "speed", "4"),
         ({"speed": "fast"}, 400, "invalid_value", "speed", "number"),
+        ({"speed": "1.0"}, 400, "invalid_value", "speed", "number"),
+        ({"stream": "yes"}, 400, "invalid_value", "stream", "boolean"),
         ({"response_format": "ogg"}, 400, "invalid_value", "response_format", "'mp3'"),
         ({"ref_audio": "data:..."}, 400, "invalid_value", "ref_audio", "base64"),
         ({"ref_audio": ""}, 400, "invalid_value", "ref_audio", "base64"),

@@ -70,6 +70,12 @@ def test_a_body_that_is_no_form(hum: InProcess) -> None:
     assert broken.status_code == 400, broken.text
 
 
+def test_both_methods_are_named_and_documented(hum: InProcess) -> None:
+    assert hum.client.delete("/inference_zero_shot").headers["Allow"] == "GET, POST"
+    assert hum.client.delete("/v1/models/tts-1").headers["Allow"] == "GET"
+    assert set(hum.client.get("/openapi.json").json()["paths"]["/inference_zero_shot"]) == {"get", "post"}
+
+
 def test_an_engine_that_cannot_clone_says_so(tmp_path: Path) -> None:
     class Plain(StandIn):
         modes = frozenset({Mode.VOICE})

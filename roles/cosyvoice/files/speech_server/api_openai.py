@@ -9,7 +9,7 @@ import binascii
 import re
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,8 +30,34 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     },
     504: {"model": ErrorAnswer, "description": "No audio before the deadline"},
 }
-_AUDIO = {format_.media_type.split(";")[0] for format_ in FORMATS.values()} | {"text/event-stream"}
+_AUDIO = {format_.media_type.split(";")[0] for format_ in FORMATS.values()}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+# In the words of OpenAPI 3.2, as the framework itself describes events: `itemSchema` is that of one event.
+_EVENTS = {
+    "itemSchema": {
+        "type": "object",
+        "properties": {
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {
+                    "type": "object",
+                    "properties": {
+                        "type": {"enum": ["speech.audio.delta", "speech.audio.done", "error"]},
+                        "audio": {
+                            "type": "string",
+                            "contentEncoding": "base64",
+                            "description": "The next bytes, with speech.audio.delta",
+                        },
+                        "error": {"$ref": "#/components/schemas/ErrorDetail"},
+                    },
+                    "required": ["type"],
+                },
+            }
+        },
+        "required": ["data"],
+    }
+}
 _FIELD_NAMES = {"text": "input", "reference_audio": "ref_audio", "reference_text": "ref_text"}
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 
@@ -47,11 +73,16 @@ class SpeechBody(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    input: Annotated[str, Field(description="The text", examples=["Hello, this is a voice."])]
+    input: Annotated[
+        str,
+        Field(
+            description="The text", examples=["Hello, this is a voice."], json_schema_extra={"minLength": 1}
+        ),
+    ]
     model: Annotated[str | None, Field(description="The service's name, or tts-1, tts-1-hd")] = None
     voice: Annotated[str | VoiceReference | None, Field(description="See /v1/audio/voices")] = "default"
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = "mp3"
-    speed: Annotated[float | None, Field(ge=0.25, le=4, allow_inf_nan=False)] = 1.0
+    speed: Annotated[float | None, Field(ge=0.25, le=4, allow_inf_nan=False, strict=True)] = 1.0
     instructions: Annotated[str | None, Field(description="Ignored by engines that follow none")] = None
     stream_format: Literal["audio", "sse"] | None = "audio"
     ref_audio: Annotated[
@@ -60,7 +91,10 @@ class SpeechBody(BaseModel):
     ] = None
     ref_text: Annotated[str | None, Field(description="The recording's exact words")] = None
     stream: Annotated[
-        bool | None, Field(description="Send parts of a sentence before it is finished, where the engine can")
+        bool | None,
+        Field(
+            description="Send parts of a sentence before it is finished, where the engine can", strict=True
+        ),
     ] = None
 
 
@@ -114,7 +148,10 @@ def router(desk: Desk) -> APIRouter:
         "/v1/audio/speech",
         response_class=Response,
         responses={
-            200: {"description": "Audio, streamed", "content": dict.fromkeys(_AUDIO, _BINARY)},
+            200: {
+                "description": "Audio, streamed",
+                "content": {**dict.fromkeys(_AUDIO, _BINARY), "text/event-stream": _EVENTS},
+            },
             **ERRORS,
         },
     )
@@ -154,7 +191,7 @@ def router(desk: Desk) -> APIRouter:
         return ModelList(data=[Model(id=name) for name in names])
 
     @routes.get("/v1/models/{model}", responses={"4XX": ERRORS["4XX"]})
-    async def retrieve_model(model: str) -> Model:
+    async def retrieve_model(model: Annotated[str, Path(examples=["tts-1"])]) -> Model:
         """One of them."""
         if model not in names:
             raise _no_model(model, names)

@@ -118,6 +118,9 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         response = _from_http(error, request).response()
         response.headers.update(error.headers or {})
+        if error.status_code == 405 and (methods := app.openapi()["paths"].get(request.url.path)):
+            # The framework names the methods of one route only, and a path may have a route for each.
+            response.headers["Allow"] = ", ".join(sorted(method.upper() for method in methods))
         return response
 
     @app.exception_handler(Exception)
