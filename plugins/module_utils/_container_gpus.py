@@ -49,7 +49,7 @@ def holds_a_card(inspected: Json) -> bool:
 
 def holders(client: DockerClient) -> list[t.Any]:
     """The running containers that were given a card, by name."""
-    running = (container for container in client.containers.list(ignore_removed=True))
+    running = client.containers.list(ignore_removed=True)
     return sorted((one for one in running if holds_a_card(one.attrs)), key=lambda one: str(one.name))
 
 

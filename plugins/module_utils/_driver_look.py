@@ -31,6 +31,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine_info 
     run,
     which,
 )
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._role_file import content_of, planned
 
 Json = dict[str, t.Any]
 
@@ -164,7 +165,7 @@ def files(request: Request, host: Host, choice: Choice, repository: _driver_file
         texts = _driver_files.sources(archives, components, repository.url if nvidia else "")
         if components and not archives:
             # Without an index apt names no folders: what an earlier run wrote of them stays.
-            texts = _content(_driver_files.SOURCES) or texts
+            texts = content_of(_driver_files.SOURCES) or texts
         listed += [
             (_driver_files.PINS, _driver_files.pins(choice, request.wish.version), "before"),
             (_driver_files.UNATTENDED, _driver_files.unattended(), "before"),
@@ -172,25 +173,7 @@ def files(request: Request, host: Host, choice: Choice, repository: _driver_file
         ]
     drop_in = _driver_files.persistence(_driver_state.service_unit("nvidia-persistenced"))
     listed.append((_driver_files.PERSISTENCE, drop_in, "after"))
-    return [
-        {
-            "path": path,
-            "content": content,
-            "part": part,
-            "differs": _content(path) != content,
-            "folder": os.path.isdir(os.path.dirname(path)),
-        }
-        for path, content, part in listed
-        if content
-    ]
-
-
-def _content(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, ValueError):
-        return ""
+    return [planned(path, content, part) for path, content, part in listed if content]
 
 
 def _source_problems() -> tuple[str, ...]:

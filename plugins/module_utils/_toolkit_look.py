@@ -22,6 +22,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine_info 
     run,
     which,
 )
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._role_file import planned
 
 Json = dict[str, t.Any]
 
@@ -47,20 +48,10 @@ def look(wish: _toolkit.Wish, family: str, architecture: str, sysfs: str, record
             "url": _toolkit.repository(wish.repo_url, host),
             "key": _toolkit.KEY_RPM if family == "RedHat" else _toolkit.KEY,
         },
-        "files": [_file(*one) for one in _toolkit.files(wish, host)] if plan.managed else [],
+        "files": [planned(*one) for one in _toolkit.files(wish, host)] if plan.managed else [],
         "all_files": [path for path in _toolkit.ALL if os.path.exists(path)],
         "daemon_additions": _toolkit.daemon_additions(wish, host),
         "cdi": _specifications() if cards and wish.cdi else {"paths": [], "devices": [], "stale": ""},
-    }
-
-
-def _file(path: str, content: str, part: str) -> Json:
-    return {
-        "path": path,
-        "content": content,
-        "part": part,
-        "differs": _driver_state.read(path) != content.strip(),
-        "folder": os.path.isdir(os.path.dirname(path)),
     }
 
 

@@ -7,6 +7,7 @@ This module util is private to the collection.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import importlib.util
 import os
@@ -174,18 +175,18 @@ def _bring(
     }
 
 
-class _Source:
+class _Source(abc.ABC):
     """Where files come from. Subclasses list them, and bring some of them into a directory."""
 
     where = ""
 
-    def list(self) -> list[Entry]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def list(self) -> list[Entry]: ...
 
+    @abc.abstractmethod
     def fetch(
         self, entries: t.Sequence[Entry], directory: str, tell: t.Callable[[], None], warn: Say
-    ) -> None:
-        raise NotImplementedError
+    ) -> None: ...
 
     def wanted(self, params: Params) -> Manifest:
         """Those of its files that are asked for. Raises WeightsError."""
