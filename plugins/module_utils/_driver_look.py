@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import typing as t
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
@@ -49,6 +50,8 @@ class Request:
     manage: bool
     replace: bool
     reboot_policy: str
+    upgrading: bool
+    client_units: Sequence[str]
     manage_repo: bool
     manage_components: bool
     repo_url: str
@@ -90,7 +93,11 @@ def look(request: Request, record: Json) -> Json:
         cards,
         request.wish,
         _driver_plan.Rules(
-            request.manage, request.replace, request.reboot_policy, bool(record.get("driver"))
+            request.manage,
+            request.replace,
+            request.reboot_policy,
+            bool(record.get("driver")),
+            request.upgrading,
         ),
         choice,
         wanted,
@@ -118,6 +125,7 @@ def look(request: Request, record: Json) -> Json:
             **asdict(driver),
             "unbuilt": _driver_state.unbuilt_kernels("/"),
             "services": _driver_state.active_services() if cards else [],
+            "client_units": _driver_state.active_services(request.client_units) if cards else [],
             "persistence_unit": bool(_driver_state.service_unit("nvidia-persistenced")),
             "initramfs": bool(_driver_state.initramfs_images("/")),
             "stale_initramfs": _driver_state.stale_initramfs("/", _driver_files.NOUVEAU),

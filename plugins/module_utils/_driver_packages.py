@@ -161,6 +161,19 @@ def outdated(wanted: Packages, installed: Mapping[str, str], branch: int, versio
     ]
 
 
+def superseded(
+    wanted: Packages, installed: Mapping[str, str], candidates: Mapping[str, str], branch: int
+) -> list[str]:
+    """The packages of the driver of which the host's sources would give another build of the branch."""
+    return [
+        name
+        for name in wanted.driver
+        if name in installed
+        and is_of(candidates.get(name, ""), branch, "")
+        and candidates[name] != installed[name]
+    ]
+
+
 def unavailable(wanted: Packages, candidates: Mapping[str, str], branch: int, version: str) -> list[str]:
     """In words, what the host's package sources do not have as it is needed, by what they would install."""
     problems = []

@@ -22,10 +22,11 @@ class Plan:
 
     ``missing`` in the order of installation, ``tools`` among them; ``outdated``: there in another build;
     ``purge``: has to go first. ``changes_library``: whether the library that programs meet becomes another
-    one."""
+    one. ``build``: the one that is or will be there, such as 580.178.04; "" while nobody knows."""
 
     managed: bool
     reason: str
+    build: str = ""
     tools: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     outdated: tuple[str, ...] = ()
@@ -37,12 +38,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the user allows. ``ours``: an earlier run of the role installed the driver that is there."""
+    """What the user allows. ``ours``: an earlier run of the role installed the driver that is there.
+
+    ``upgrading``: playbook driver_upgrade.yml asks. It drains the host before anything changes, so what uses
+    the cards now does not count, and a driver of which there is a newer build is outdated."""
 
     manage: bool = True
     replace: bool = False
     reboot_policy: str = "never"
     ours: bool = False
+    upgrading: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,19 @@ def plan(
         *(name for name in later if name not in installed),
     )
     outdated = tuple(_driver_packages.outdated(packages, installed, choice.branch, wish.version))
+    if rules.upgrading and not wish.version:
+        outdated += tuple(
+            name
+            for name in _driver_packages.superseded(packages, installed, seen.candidates, choice.branch)
+            if name not in outdated
+        )
     purge = tuple(_driver_packages.to_purge(present, packages, choice.branch))
     changes = bool(outdated or purge) and bool(seen.driver.installed_version)
+    build = _build(wish, packages, seen, {} if outdated else installed)
     return Plan(
         managed=True,
         reason=_reason(foreign),
+        build=build,
         tools=tools,
         missing=missing,
         outdated=outdated,
@@ -95,7 +108,7 @@ def plan(
         problems=_change_problems(foreign, changes, rules, seen.driver),
         warnings=(
             *choice.warnings,
-            *_driver_choice.version_warnings(_build(wish, packages, seen, installed)),
+            *_driver_choice.version_warnings(build),
         ),
     )
 
@@ -105,7 +118,7 @@ def _reason(foreign: bool) -> str:
 
 
 def _build(wish: Wish, packages: Packages, seen: Seen, installed: Mapping[str, str]) -> str:
-    """The build that is or will be there; "" while nobody knows."""
+    """See Plan. ``installed``: what stays."""
     if wish.version:
         return wish.version
     name = packages.driver[0] if packages.driver else ""
@@ -135,14 +148,15 @@ def _change_problems(foreign: bool, changes: bool, rules: Rules, driver: Driver)
             "The driver on this host came from NVIDIA's .run installer, which packages cannot replace: run "
             "nvidia-uninstall first.",
         )
-    if not changes or not driver.loaded_version or rules.reboot_policy == "reboot":
+    if not changes or not driver.loaded_version or rules.upgrading or rules.reboot_policy == "reboot":
         return ()
-    if rules.reboot_policy == "never":
+    if rules.reboot_policy in ("never", "drain"):
         return (
             f"Another driver than {driver.installed_version} is wanted, and module "
             f"{driver.loaded_version} is loaded: with a new library beside it no program would get at a "
-            "card until a reboot. Set nvidia_driver_reboot_policy to if_idle (reload, or reboot, while "
-            "no program uses a card) or to reboot.",
+            "card until a reboot. Run driver_upgrade.yml, which drains one host after the other for it; or "
+            "set nvidia_driver_reboot_policy to if_idle (reload, or reboot, while no program uses a card) or "
+            "to reboot.",
         )
     if driver.clients:
         return (

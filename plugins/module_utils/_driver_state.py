@@ -68,13 +68,11 @@ class Driver:
 def look(sysfs: str = "/sys", proc: str = "/proc", root: str = "/") -> Driver:
     """Look at this host."""
     version = read(os.path.join(sysfs, "module/nvidia/version"))
-    text = read(os.path.join(proc, "driver/nvidia/version"))
-    loaded = os.path.isdir(os.path.join(sysfs, "module/nvidia"))
     running = os.uname().release
     kernels = bootable_kernels(root, running)
     return Driver(
         loaded_version=version,
-        loaded_flavour=("open" if "Open Kernel Module" in text else "proprietary") if loaded else "",
+        loaded_flavour=_loaded_flavour(sysfs),
         installed_version=library_version(root),
         nouveau=os.path.isdir(os.path.join(sysfs, "module/nouveau")),
         running_kernel=running,
@@ -84,6 +82,16 @@ def look(sysfs: str = "/sys", proc: str = "/proc", root: str = "/") -> Driver:
         modules=tuple(name for name in MODULES if os.path.isdir(os.path.join(sysfs, "module", name))),
         installer=os.path.exists(os.path.join(root, "usr/bin/nvidia-uninstall")),
     )
+
+
+def _loaded_flavour(sysfs: str) -> str:
+    """By the kernel's own mark, P, of a module without a free licence.
+
+    See Documentation/admin-guide/tainted-kernels; each module has the file since Linux 3.3."""
+    module = os.path.join(sysfs, "module/nvidia")
+    if not os.path.isdir(module):
+        return ""
+    return "proprietary" if "P" in read(os.path.join(module, "taint")) else "open"
 
 
 def read(path: str) -> str:
@@ -251,11 +259,11 @@ def candidates(names: Sequence[str]) -> dict[str, str]:
     return {name: version for name, version in found if version != "(none)"}
 
 
-def active_services() -> list[str]:
-    """Of NVIDIA's services, those that run, in the order in which they are to be stopped."""
+def active_services(names: Sequence[str] = SERVICES) -> list[str]:
+    """Of services, such as NVIDIA's, those that run, in the order in which they are to be stopped."""
     if not os.path.isdir("/run/systemd/system"):
         return []
-    return [name for name in SERVICES if run("systemctl", "is-active", "--quiet", name).returncode == 0]
+    return [name for name in names if run("systemctl", "is-active", "--quiet", name).returncode == 0]
 
 
 def service_unit(name: str) -> str:

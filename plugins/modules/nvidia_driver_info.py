@@ -81,8 +81,20 @@ options:
   reboot_policy:
     description: What may be done to a loaded driver.
     type: str
-    choices: [never, if_idle, reboot]
+    choices: [never, if_idle, drain, reboot]
     default: never
+  upgrading:
+    description:
+      - Whether the playbook C(driver_upgrade.yml) asks. It drains the host first, so what uses its cards is
+        no problem, and without O(driver_version) the driver is brought to the newest build of its branch.
+    type: bool
+    default: false
+  client_units:
+    description:
+      - Units of systemd whose programs use cards, apart from NVIDIA's own, in the order in which they stop.
+    type: list
+    elements: str
+    default: []
   ask_sources:
     description: Whether the host's package sources are expected to have everything by now.
     type: bool
@@ -161,6 +173,7 @@ driver:
     modules: {description: Loaded modules as they unload., type: list, elements: str, returned: always}
     installer: {description: Whether it came from the .run installer., type: bool, returned: always}
     services: {description: "NVIDIA's services that run.", type: list, elements: str, returned: always}
+    client_units: {description: Of O(client_units)., type: list, elements: str, returned: always}
     persistence_unit: {description: Whether nvidia-persistenced is there., type: bool, returned: always}
     initramfs: {description: Whether kernels start from an image., type: bool, returned: always}
     stale_initramfs: {description: Whether nouveau may be in it still., type: bool, returned: always}
@@ -171,6 +184,7 @@ plan:
   contains:
     managed: {description: Whether the driver is ours to change., type: bool, returned: always}
     reason: {description: Why it is or is not., type: str, returned: always}
+    build: {description: That is or will be there. Empty for unknown., type: str, returned: always}
     tools: {description: Missing packages to install first., type: list, elements: str, returned: always}
     missing: {description: All missing packages., type: list, elements: str, returned: always}
     install:
@@ -242,7 +256,17 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
     _driver_look,
 )
 
-ASKED = ("source", "branch", "flavour", "driver_version", "manage", "replace", "reboot_policy", "sysfs")
+ASKED = (
+    "source",
+    "branch",
+    "flavour",
+    "driver_version",
+    "manage",
+    "replace",
+    "reboot_policy",
+    "upgrading",
+    "sysfs",
+)
 
 
 def main() -> None:
@@ -265,7 +289,13 @@ def main() -> None:
                 "type": "str",
                 "default": "https://developer.download.nvidia.com/compute/cuda/repos",
             },
-            "reboot_policy": {"type": "str", "choices": ["never", "if_idle", "reboot"], "default": "never"},
+            "reboot_policy": {
+                "type": "str",
+                "choices": ["never", "if_idle", "drain", "reboot"],
+                "default": "never",
+            },
+            "upgrading": {"type": "bool", "default": False},
+            "client_units": {"type": "list", "elements": "str", "default": []},
             "ask_sources": {"type": "bool", "default": False},
             "sysfs": {"type": "path", "default": "/sys"},
             "record_path": {"type": "path", "default": "/etc/voicefleet/nvidia_driver/record.json"},
@@ -289,6 +319,8 @@ def main() -> None:
             manage=params["manage"],
             replace=params["replace"],
             reboot_policy=params["reboot_policy"],
+            upgrading=params["upgrading"],
+            client_units=params["client_units"],
             manage_repo=params["manage_repo"],
             manage_components=params["manage_components"],
             repo_url=params["repo_url"],

@@ -14,8 +14,10 @@ fault of the host's data:
                 {"on": "any", "named": "version_mismatch"}]}
 
 Cards are the fields of ``nvidia_smi_xml.Card``; they and their MIG devices must have a ``uuid``. A fault
-without a ``card`` is of every card. A container takes what its environment says (VOICEFLEET_STAND_IN_GPU_MIB)
-of the first device it sees, as programs do that use one card.
+without a ``card`` is of every card. With ``"sysfs": "/opt/sysfs"`` the driver is what kernel_module loaded
+below that folder, beside the library that a package installed, with the faults that follow. A container takes
+what its environment says (VOICEFLEET_STAND_IN_GPU_MIB) of the first device it sees, as programs do that use
+one card.
 
 Plain data in and out, and nothing but the standard library: the hook starts with every container.
 """
@@ -27,6 +29,8 @@ import fcntl
 import json
 import os
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -69,6 +73,20 @@ def log_dir() -> Path:
 def read_data() -> dict[str, Any]:
     data: dict[str, Any] = json.loads(data_path().read_text(encoding="utf-8"))
     return data
+
+
+def with_driver(data: dict[str, Any]) -> dict[str, Any]:
+    """The data with the driver that is loaded, and the fault of one that is not, or is not the library's."""
+    if "sysfs" not in data:
+        return data
+    try:
+        loaded = Path(data["sysfs"], "module/nvidia/version").read_text(encoding="ascii").strip()
+    except OSError:
+        return {**data, "faults": [{"on": "any", "named": "not_loaded"}]}
+    libraries = Path("/usr/lib/x86_64-linux-gnu").glob("libnvidia-ml.so.*.*")
+    if f"libnvidia-ml.so.{loaded}" in (path.name for path in libraries):
+        return {**data, "driver": loaded}
+    return {**data, "driver": loaded, "faults": [{"on": "any", "named": "version_mismatch"}]}
 
 
 def write_data(data: dict[str, Any]) -> None:
@@ -172,6 +190,10 @@ def boot() -> None:
             if card.get("mig") is not None or pending:
                 card["mig"] = None if FORGETFUL.search(card["name"]) or pending is False else []
         write_data(data)
+    if "sysfs" in data:
+        shutil.rmtree(Path(data["sysfs"], "module"), ignore_errors=True)
+        # As udev does; without a driver it fails.
+        subprocess.run(["modprobe", "nvidia-uvm"], check=False, stderr=subprocess.DEVNULL)
 
 
 def through_mps(environment: dict[str, str], mounts: list[dict[str, Any]], uid: int) -> dict[str, Any] | None:

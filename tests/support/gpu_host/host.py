@@ -12,16 +12,23 @@ or the fixture ``gpu_host`` of tests/integration, which brings one up for all te
 as molecule/gpu_host does:
 
     python host.py up NAME CARDS.json [--images base traefik ...] [--traefik]
+    python host.py bare NAME CARDS.json
+    python host.py variables         as JSON
     python host.py report NAME       {starts, samples: how many, overfilled: which}
     python host.py down NAME
 
 ``data`` is what card_memory.py describes. Ansible reaches the host by ``community.docker.docker``.
+
+``bare()`` brings one up that site.yml has never seen: no engine, no driver, no toolkit. Its cards are in a
+made-up sysfs, NVIDIA's stand-in repository (tests/support/nvidia_repository) is at /opt/nvidia, images of
+this machine are archives in /opt/images, and ``bare_variables()`` tells Ansible of all that.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -41,10 +48,29 @@ TRAEFIK = ("voicefleet-traefik", "voicefleet-socket-proxy")
 DYNAMIC = "/etc/voicefleet/traefik/dynamic"
 DATA_DIR = "/var/lib/voicefleet"
 MARK = "/etc/voicefleet/traefik-is-up"
+SYSFS = "/opt/sysfs"
+# PCI ids of cards by their names.
+PCI_DEVICES = {
+    "NVIDIA GeForce RTX 4090": "0x2684",
+    "NVIDIA L40S": "0x26b9",
+    "NVIDIA GeForce RTX 3060": "0x2503",
+    "NVIDIA A30": "0x20b7",
+    "NVIDIA GeForce RTX 3090": "0x2204",
+}
 CLEAR = f"""
 [ ! -e {DATA_DIR} ] || find {DATA_DIR} -mindepth 1 -maxdepth 1 ! -name traefik -exec rm -rf {{}} +
 [ ! -e {MARK} ] || find {DYNAMIC} -newer {MARK} -type f -delete
 find {LOGS} -type f -exec truncate --size 0 {{}} +
+"""
+IMAGES = ("traefik", "socket_proxy", "base")
+BARE = """
+cd /usr/local/bin
+ln -sf ../lib/gpu-stand-in/gpu_host/gpu-samples .
+for name in modprobe rmmod; do ln -sf ../lib/gpu-stand-in/gpu_host/kernel_module $name; done
+mkdir -p /lib/modules/$(uname -r) /var/lib/prometheus/node-exporter
+touch /lib/modules/$(uname -r)/modules.dep
+cp ../lib/gpu-stand-in/gpu_host/gpu-samples.service /etc/systemd/system
+systemctl enable --quiet --now gpu-samples
 """
 PASSWORD = "stand-in-host"  # of Traefik's dashboard, user admin
 
@@ -60,6 +86,88 @@ def build() -> str:
     # The builder that an engine of 20.10 has without plugins.
     _run([*command, "--file", str(HERE / "Dockerfile"), str(HERE.parent)], {"DOCKER_BUILDKIT": "0"})
     return REPOSITORY
+
+
+def repository() -> Path:
+    """The folder with NVIDIA's stand-in repository. Hosts have it mounted: nothing there is changed."""
+    source = HERE.parent / "nvidia_repository"
+    parts = sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()[:12]
+    folder = ROOT / f".work/nvidia-repository-{digest}"
+    if not folder.exists():
+        _run([sys.executable, str(source / "build.py"), str(folder)])
+    return folder
+
+
+def archives() -> Path:
+    """The folder with this machine's images as archives; those that are there already are left."""
+    folder = ROOT / ".work/images"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in IMAGES:
+        reference = _reference(name)
+        path = folder / f"{reference.replace('/', '_').replace(':', '_')}.tar"
+        if not path.exists():
+            beside = path.with_suffix(".new")
+            _run(["docker", "save", "--output", str(beside), reference])
+            beside.rename(path)
+        link = folder / f"{name}.tar"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.name)
+    return folder
+
+
+def bare_variables() -> dict[str, Any]:
+    """What Ansible has to know of bare hosts: where what comes from the network elsewhere is here."""
+    sources = {}
+    for name in IMAGES:
+        with (archives() / f"{name}.tar").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        sources[name] = {
+            "source": "archive",
+            "path": f"/opt/images/{name}.tar",
+            "checksum": f"sha256:{digest}",
+            "remote_src": True,
+        }
+    roles = {
+        f"{role}_{option}": value
+        for role in ("nvidia_driver", "nvidia_container_toolkit")
+        for option, value in (
+            ("sysfs", SYSFS),
+            ("repo_url", "file:///opt/nvidia"),
+            ("repo_key_file", str(repository() / "key.asc")),
+        )
+    }
+    return {
+        **roles,
+        "container_images_sources": sources,
+        "ansible_become": False,  # it is root, and the hosts have no sudo
+        "traefik_dashboard_password": PASSWORD,
+        # The hard service (tests/support/hard_service), as an image of one's own.
+        "cosyvoice_image": _reference("base"),
+        "cosyvoice_images": {"base": {}},
+        "cosyvoice_revision": "1",
+        "cosyvoice_command": ["python3", "-I", "-S", "/server.py"],
+        "cosyvoice_mounts": [
+            {"source": "/usr/local/lib/gpu-stand-in/hard_service/server.py", "target": "/server.py"}
+        ],
+        "cosyvoice_environment": {
+            "SERVICE": "cosyvoice",
+            "REPLICA": "{replica}",
+            "REVISION": "1",
+            "START_SECONDS": "1",
+            "LINGER_SECONDS": "0.5",
+        },
+        "cosyvoice_port": 8000,
+        "cosyvoice_health_test": ["CMD", "python3", "-I", "-S", "/server.py", "healthcheck"],
+        "cosyvoice_version_path": "/version",
+        "cosyvoice_metrics": {
+            "path": "/metrics",
+            "in_flight": ["hard_in_flight", "hard_queued"],
+            "capacity": "hard_capacity",
+            "requests": "hard_requests_total",
+            "latency": "hard_first_byte_seconds",
+        },
+    }
 
 
 class GpuHost:
@@ -83,6 +191,25 @@ class GpuHost:
         self._timed("load", lambda: self.load(*images))
         if traefik:
             self._timed("traefik", self.traefik)
+        return self
+
+    def bare(self, data: Mapping[str, Any]) -> GpuHost:
+        """Start it with these cards and nothing on it; see above."""
+        image = _run([str(HERE.parent / "systemd_host/build")]).strip()
+        folders = {
+            HERE.parent: "/usr/local/lib/gpu-stand-in",
+            repository(): "/opt/nvidia",
+            archives(): "/opt/images",
+        }
+        mounts = [f"--volume={path}:{target}:ro" for path, target in folders.items()]
+        _run([str(HERE.parent / "systemd_host/start"), self.name, image, "systemd", *mounts])
+        self.cards({"sysfs": SYSFS, **data})
+        places = [
+            f"d={SYSFS}/bus/pci/devices/0000:{number:02x}:00.0; mkdir -p $d; echo 0x10de > $d/vendor;"
+            f"echo {PCI_DEVICES[card['name']]} > $d/device; echo 0x030000 > $d/class"
+            for number, card in enumerate(data["cards"], 1)
+        ]
+        self.run("sh", "-ec", "\n".join([*places, BARE]))
         return self
 
     def down(self) -> None:
@@ -244,12 +371,21 @@ def main() -> None:
     up.add_argument("data", type=Path)
     up.add_argument("--images", nargs="*", default=[])
     up.add_argument("--traefik", action="store_true")
+    bare = commands.add_parser("bare")
+    bare.add_argument("name")
+    bare.add_argument("data", type=Path)
+    commands.add_parser("variables")
     for command in ("report", "down"):
         commands.add_parser(command).add_argument("name")
     given = parser.parse_args()
+    if given.command == "variables":
+        print(json.dumps(bare_variables()))
+        return
     host = GpuHost(given.name)
     if given.command == "down":
         host.down()
+    elif given.command == "bare":
+        host.bare(json.loads(given.data.read_text(encoding="utf-8")))
     elif given.command == "report":
         counts = {"starts": len(host.starts()), "samples": len(host.samples())}
         print(json.dumps({**counts, "overfilled": host.overfilled()}))

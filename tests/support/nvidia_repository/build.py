@@ -33,9 +33,9 @@ def packages(kind: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
             yield name, version, about
 
 
-def fill(text: str, version: str) -> str:
+def fill(text: str, version: str, package: str = "") -> str:
     upstream = version.rpartition("-")[0] or version
-    return text.format(version=version, upstream=upstream, branch=version.partition(".")[0])
+    return text.format(version=version, upstream=upstream, branch=version.partition(".")[0], package=package)
 
 
 def make(name: str, version: str, about: Mapping[str, Any], folder: Path) -> Path:
@@ -45,7 +45,7 @@ def make(name: str, version: str, about: Mapping[str, Any], folder: Path) -> Pat
         root = Path(place)
         root.chmod(0o755)
         for target, source in about.get("files", {}).items():
-            lay(root / fill(target, version).lstrip("/"), source, version)
+            lay(root / fill(target, version, real).lstrip("/"), source, version)
         fields = {
             "Package": real,
             "Version": version,
@@ -57,7 +57,7 @@ def make(name: str, version: str, about: Mapping[str, Any], folder: Path) -> Pat
         control = root / "DEBIAN"
         control.mkdir(mode=0o755)
         (control / "control").write_text("".join(f"{key}: {text}\n" for key, text in fields.items()))
-        for script, text in scripts(about, version).items():
+        for script, text in scripts(about, version, real).items():
             (control / script).write_text(f"#!/bin/sh\nset -e\n{text}")
             (control / script).chmod(0o755)
         package = folder / f"{real}_{version}_{fields['Architecture']}.deb"
@@ -68,9 +68,9 @@ def make(name: str, version: str, about: Mapping[str, Any], folder: Path) -> Pat
 RELATIONS = ("depends", "provides", "conflicts", "replaces", "breaks")
 
 
-def scripts(about: Mapping[str, Any], version: str) -> dict[str, str]:
+def scripts(about: Mapping[str, Any], version: str, package: str) -> dict[str, str]:
     """A package's own scripts by name, and what its units want of systemd."""
-    found = {name: fill(text, version) for name, text in about.get("scripts", {}).items()}
+    found = {name: fill(text, version, package) for name, text in about.get("scripts", {}).items()}
     if units := " ".join(about.get("enable", [])):
         there = "[ ! -d /run/systemd/system ] ||"
         found["postinst"] = found.get("postinst", "") + (

@@ -94,6 +94,7 @@ def test_nothing_is_planned_where_nothing_fits() -> None:
     ("policy", "driver", "said"),
     [
         ("never", RUNNING, "nvidia_driver_reboot_policy to if_idle"),
+        ("drain", RUNNING, "Run driver_upgrade.yml"),
         ("never", replace(RUNNING, loaded_version=""), ""),
         ("if_idle", RUNNING, ""),
         ("if_idle", replace(RUNNING, clients=("python3 (process 7)",)), "in use by python3 (process 7)"),
@@ -108,3 +109,28 @@ def test_the_library_of_a_loaded_driver_changes_only_where_that_is_allowed(
     assert found.changes_library
     assert bool(found.problems) == bool(said)
     assert said in " ".join(found.problems)
+
+
+@pytest.mark.parametrize("policy", ["never", "if_idle", "drain", "reboot"])
+def test_an_upgrade_drains_first_whatever_uses_the_card_now(policy: str) -> None:
+    driver = replace(RUNNING, clients=("python3 (process 7)",))
+    rules = Rules(ours=True, reboot_policy=policy, upgrading=True)
+    found = made(rules, driver, wish=Wish(version="535.309.01"))
+    assert (found.outdated, found.problems, found.build) == (
+        ("nvidia-open-kernel-dkms", "nvidia-smi"), (), "535.309.01",
+    )  # fmt: skip
+
+
+def test_only_an_upgrade_takes_the_newest_build_of_the_branch() -> None:
+    newer = dict.fromkeys(NAMES, "535.309.01-1")
+    upgrading = made(Rules(ours=True, upgrading=True), candidates=newer)
+    assert (upgrading.outdated, upgrading.build) == (("nvidia-open-kernel-dkms", "nvidia-smi"), "535.309.01")
+    otherwise = made(OURS, candidates=newer)
+    assert (otherwise.outdated, otherwise.build) == ((), "535.261.03")
+    # A wish, and a source that only has another branch.
+    assert (
+        made(Rules(ours=True, upgrading=True), wish=Wish(version="535.261.03"), candidates=newer).outdated
+        == ()
+    )
+    other = dict.fromkeys(NAMES, "580.178.04-1")
+    assert made(Rules(ours=True, upgrading=True), candidates=other).outdated == ()

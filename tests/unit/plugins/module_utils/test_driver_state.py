@@ -35,14 +35,15 @@ def test_a_working_driver_is_seen_as_one(tmp_path: Path) -> None:
     sysfs, proc = pci_tree(tmp_path / "sys", []), tmp_path / "proc"
     loaded_module(sysfs, "580.178.04")
     loaded_module(sysfs, "", "nvidia_uvm")
-    (proc / "driver/nvidia").mkdir(parents=True)
-    (proc / "driver/nvidia/version").write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x\n")
+    (sysfs / "module/nvidia/taint").write_text("OE\n")
     found = _driver_state.look(str(sysfs), str(proc), str(host(tmp_path / "root", "580.178.04")))
     assert (found.loaded_version, found.loaded_flavour, found.installed_version) == (
         "580.178.04", "open", "580.178.04",
     )  # fmt: skip
     assert found.modules == ("nvidia_uvm", "nvidia")
     assert _driver_state.reboot_reasons(found, "open") == []
+    (sysfs / "module/nvidia/taint").write_text("POE\n")
+    assert _driver_state.look(str(sysfs), str(proc)).loaded_flavour == "proprietary"
     assert not _driver_state.loadable(found)
 
 
