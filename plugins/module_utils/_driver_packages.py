@@ -161,6 +161,15 @@ def outdated(wanted: Packages, installed: Mapping[str, str], branch: int, versio
     ]
 
 
+def newest(offered: Mapping[str, Sequence[str]], branch: int, version: str) -> dict[str, str]:
+    """Of the versions that sources offer, the newest first: the one to take of each package."""
+    found = {
+        name: [each for each in versions if is_of(each, branch, version)]
+        for name, versions in offered.items()
+    }
+    return {name: fitting[0] for name, fitting in found.items() if fitting}
+
+
 def superseded(
     wanted: Packages, installed: Mapping[str, str], candidates: Mapping[str, str], branch: int
 ) -> list[str]:

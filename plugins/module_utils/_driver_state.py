@@ -259,6 +259,17 @@ def candidates(names: Sequence[str]) -> dict[str, str]:
     return {name: version for name, version in found if version != "(none)"}
 
 
+def offered(names: Sequence[str]) -> dict[str, list[str]]:
+    """Every version that apt's sources have, the newest first, whatever the host's pins allow."""
+    if not names or not which("apt-cache"):
+        return {}
+    found: dict[str, list[str]] = {}
+    for line in run("apt-cache", "madison", *names).stdout.splitlines():
+        name, version, _source = (part.strip() for part in line.split("|", 2))
+        found.setdefault(name, []).append(version)
+    return found
+
+
 def active_services(names: Sequence[str] = SERVICES) -> list[str]:
     """Of services, such as NVIDIA's, those that run, in the order in which they are to be stopped."""
     if not os.path.isdir("/run/systemd/system"):

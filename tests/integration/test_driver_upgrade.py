@@ -173,3 +173,17 @@ def test_a_host_that_does_not_come_back_stops_it_with_what_was_seen(fleet: Fleet
     assert fleet.drivers() == [(FIRST, FIRST)] * 3
     assert fleet.serving() == [2, 2, 2]
     assert first.docker("ps", "--quiet")
+
+
+def test_a_driver_that_does_not_build_is_taken_back_out(fleet: Fleet) -> None:
+    first = fleet.hosts[0]
+    said = fleet.fails(nvidia_driver_branch=BROKEN.partition(".")[0])
+    assert f"{first.name} stopped the upgrade" in said
+    assert "error: too few arguments to function call" in said
+    assert fleet.drivers()[1:] == [(FIRST, FIRST)] * 2
+    assert fleet.serving() == [0, 2, 2]
+    first.run("apt-get", "check")
+
+    fleet.upgrade(nvidia_driver_version=FIRST)
+    assert fleet.drivers() == [(FIRST, FIRST)] * 3
+    assert fleet.serving() == [2, 2, 2]

@@ -140,3 +140,9 @@ def test_the_other_flavour_and_other_branches_have_to_go_and_nothing_else() -> N
     purged = ["libcuda1", "libnvidia-compute-570", "nvidia-kernel-dkms"]
     assert _driver_packages.to_purge(present, WANTED, 535) == purged
     assert _driver_packages.outdated(WANTED, present, 535, "") == ["nvidia-smi"]
+
+
+def test_the_newest_of_a_branch_or_a_build_of_it() -> None:
+    offered = {"nvidia-smi": ["595.84-1", "580.178.04-1", "580.159.03-1"], "libcuda1": ["535.309.01-1"]}
+    assert _driver_packages.newest(offered, 580, "") == {"nvidia-smi": "580.178.04-1"}
+    assert _driver_packages.newest(offered, 580, "580.159.03") == {"nvidia-smi": "580.159.03-1"}
