@@ -56,10 +56,10 @@ options:
     default: []
   gpu:
     description:
-      - The card or MIG device to measure on, by UUID or index, though somebody is on it. What others have there
-        does not count, but the replica needs room beside them.
-      - When empty, the idle one with the most memory, as some engines take a share of all there is. If none is
-        idle, the module fails and tells who is on each.
+      - The card or MIG device to measure on, by UUID or index, whoever is on it. What others have there does
+        not count, but the replica needs room beside them.
+      - When empty, the idle one with the most memory, as some engines take a share of all there is. If none
+        is idle, the module fails and tells who is on each.
     type: str
     default: ""
   requests:
@@ -95,8 +95,8 @@ options:
     default: [1, 2, 4]
   standing_mib:
     description:
-      - The figure that is counted with so far. It stays if it suffices, and is at most one step larger than what
-        was measured would give.
+      - The figure that is counted with so far. It stays if it suffices and is at most one step larger than
+        the new one would be.
     type: int
     default: 0
   start_timeout_seconds:
@@ -113,8 +113,8 @@ options:
     default: nvidia-smi
   sharing_file:
     description:
-      - Where the host keeps how its cards are to be shared. On a card that MPS shares, the container is a client
-        of it, with all threads and without a limit.
+      - Where the host keeps how its cards are to be shared. On a card that MPS shares, the container is a
+        client of it, with all threads and without a limit.
     type: path
     default: /etc/voicefleet/gpu_sharing/declared.json
   lock_token:
