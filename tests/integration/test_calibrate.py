@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One replica measured on a made-up card, and the figure in the host's variables.
 
-The hard service on the stand-in GPU host holds more of the card the longer and the more streams it has in hand, and
-lets go of it when they end: only who looks meanwhile sees the most there was.
+The hard service on the stand-in GPU host holds more of the card the longer and the more streams it has in
+hand, and lets go of it when they end: only who looks meanwhile sees the most there was.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def test_it_measures_writes_and_leaves_nothing(fleet: Fleet) -> None:
     ]
     fleet.leaves_nothing()
 
-    # The same again changes nothing: it counts with what it has written, and keeps what somebody put beside it.
+    # Again, and nothing changes: it counts with what it has written, and keeps what somebody put beside that.
     own = "# how we came by it\nhard_note: ours\n"
     fleet.file.write_text(own + fleet.file.read_text(encoding="utf-8"), encoding="utf-8")
     before = fleet.file.read_bytes()
