@@ -29,6 +29,10 @@ if t.TYPE_CHECKING:
     from docker import DockerClient
 
 ROLE = "calibration"
+# What is over before nvidia-smi has been asked so often is sent again, for so long. On a busy host or without
+# persistence mode, one look takes a second and more, and engines give memory back after each answer.
+LEAST_LOOKS = 3
+AGAIN_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +139,8 @@ class Calibration:
                 self.still_ours()
                 began = time.monotonic()
                 self._send(container_id, request, at_once)
+                while meter.looks < LEAST_LOOKS and time.monotonic() - began < AGAIN_SECONDS:
+                    self._send(container_id, request, at_once)
                 wave = {
                     "name": request.name,
                     "at_once": at_once,

@@ -31,6 +31,7 @@ class Meter:
     def __init__(self, command: t.Sequence[str], place: Place, container_id: str) -> None:
         self.command, self.place, self.container_id = list(command), place, container_id
         self.trouble = ""
+        self.looks = 0  # since the last part began
         self._part_mib = 0
         self._guard = threading.Lock()
         self._ended = threading.Event()
@@ -48,7 +49,7 @@ class Meter:
         """The most since the last call, with one more look at this moment."""
         self._read()
         with self._guard:
-            most, self._part_mib = self._part_mib, 0
+            most, self._part_mib, self.looks = self._part_mib, 0, 0
         return most
 
     def _keep_reading(self) -> None:
@@ -63,6 +64,7 @@ class Meter:
             mib, trouble = 0, str(error)
         with self._guard:
             self.trouble = trouble or self.trouble
+            self.looks += 1
             self._part_mib = max(self._part_mib, mib)
 
     def _of(self, card: Card) -> tuple[int, str]:
