@@ -67,13 +67,11 @@ def left_over(client: DockerClient, service: str) -> list[str]:
     return [each["Id"] for each in client.api.containers(all=True, filters={"label": labels})]
 
 
-def clear(client: DockerClient, service: str, data_dir: str) -> int:
-    """Take away what there is of it: containers, whose number is answered, and directories."""
-    found = left_over(client, service)
-    for container_id in found:
+def clear(client: DockerClient, service: str, data_dir: str) -> None:
+    """Take away what there is of it, the container and its directories."""
+    for container_id in left_over(client, service):
         _replica.remove(client, container_id)
     shutil.rmtree(os.path.join(data_dir, service, name_of(service)), ignore_errors=True)
-    return len(found)
 
 
 def config_of(
