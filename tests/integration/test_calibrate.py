@@ -67,17 +67,15 @@ class Fleet:
     def cards(self, *cards: dict[str, Any], starts_mib: int = STARTS_MIB) -> None:
         self.host.cards({"cards": cards, "default_mib": starts_mib})
 
-    def run(self, *options: str, part: str = "calibrate", **variables: Any) -> str:
+    def run(self, *options: str, **variables: Any) -> str:
         given = {
-            "part": part,
+            "part": "calibrate",
             "ansible_become": False,  # it is root, and the host has no sudo
             "hard_image": self.host.images["base"],
             "hard_start_seconds": 1,
             "hard_gpu_file": "/tmp/gpu-mib",
             "gpu_service_device": "gpu",
             "gpu_service_mounts": [{"source": SERVER, "target": "/server.py"}],
-            "gpu_service_bake_seconds": 0,
-            "gpu_service_soak_seconds": 0,
             "gpu_service_lock_expiry_seconds": 5,
             "gpu_service_calibration_requests": REQUESTS,
             "gpu_service_calibration_at_once": [1, 2],
@@ -96,6 +94,12 @@ class Fleet:
 
     def figure(self) -> int:
         return int(yaml.safe_load(self.file.read_text(encoding="utf-8"))["gpu_service_instance_mib"])
+
+    def put_on(self, card: str, name: str, *options: str) -> None:
+        """A container that does nothing there."""
+        gpus, image = f'"device={card}"', self.host.images["base"]
+        command = ("python3", "-ISc", "import signal; signal.pause()")
+        self.host.docker("run", "--detach", "--name", name, "--gpus", gpus, *options, image, *command)
 
     def containers(self) -> list[str]:
         return sorted(
@@ -162,33 +166,30 @@ def test_it_measures_writes_and_leaves_nothing(fleet: Fleet) -> None:
 
 
 def test_no_card_is_idle(fleet: Fleet) -> None:
-    """The service's own replicas, somebody else's container, and a process that is in none."""
-    fleet.run(part="main", gpu_service_replicas=2, hard_gpu_file="")
+    """Replicas, and a process that is in no container."""
+    for number in (1, 2):
+        fleet.put_on(CARD, f"hard-{number}", "--label=voicefleet.role=replica")
     fleet.cards(RTX_4090, {**RTX_3060, "processes": [{"pid": 4000001, "used": 4000}]})
     said = fleet.refused(gpu_service_replicas=99)  # what is asked for of replicas is not looked at
     assert f"RTX 4090 #0 ({CARD}) is in use by replica hard-1, replica hard-2" in said
     assert f"RTX 3060 #1 ({SMALL}) is in use by process 4000001" in said
     assert "drain.yml" in said
+    assert "is in use by replica hard-1" in fleet.refused("--check")
 
     # On a card that is named it is measured beside them, and they do not count.
     print(fleet.run(**QUICK, gpu_service_calibration_gpu="0"))
     assert fleet.figure() == QUICK_MIB
-    assert fleet.containers() == ["hard-1", "hard-2"]
     assert fleet.host.overfilled() == []
 
-    # Taken out, the host's card is idle.
-    fleet.run(part="drain")
+    # As drain.yml leaves them.
+    fleet.host.docker("stop", "--time=0", "hard-1", "hard-2")
     print(said := fleet.run(**QUICK))
     assert f"{QUICK_MIB}, as before" in " ".join(said.split())
-    assert fleet.containers() == ["hard-1", "hard-2"]
 
 
 def test_a_mig_device_and_a_start_that_takes_more_than_all_that_follows(fleet: Fleet) -> None:
     fleet.cards(A30, starts_mib=6000)
-    fleet.host.docker(
-        "run", "--detach", "--name", "theirs", "--gpus", f'"device={PARTS[0]}"', fleet.host.images["base"],
-        "python3", "-ISc", "import signal; signal.pause()",
-    )  # fmt: skip
+    fleet.put_on(PARTS[0], "theirs")
     print(said := fleet.run(**QUICK))
     assert PARTS[1] in said
     assert fleet.figure() == 6656
