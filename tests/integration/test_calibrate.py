@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import shutil
 import struct
 import time
@@ -90,7 +91,7 @@ class Fleet:
             self.run(*options, **variables)
         assert self.host.starts(since) == []
         assert not self.file.exists()
-        return " ".join(str(failed.value).split())
+        return plain(failed.value)
 
     def figure(self) -> int:
         return int(yaml.safe_load(self.file.read_text(encoding="utf-8"))["gpu_service_instance_mib"])
@@ -120,6 +121,11 @@ def fleet(gpu_host: GpuHost) -> Iterator[Fleet]:
     made.cards(RTX_4090)
     yield made
     shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def plain(error: HostError) -> str:
+    """What was said, without the line breaks that YAML put in."""
+    return " ".join(re.sub(r"\\\n\s*\\?", "", str(error)).split())
 
 
 def until(condition: Callable[[], Any], seconds: float = 60) -> None:
@@ -223,7 +229,7 @@ def test_a_service_that_does_not_do_what_is_asked(fleet: Fleet) -> None:
     ):
         with pytest.raises(HostError) as failed:
             fleet.run(**{"gpu_service_calibration_at_once": [2], **variables})
-        assert words in " ".join(str(failed.value).split())
+        assert words in plain(failed.value)
         assert not fleet.file.exists()
         fleet.leaves_nothing()
 
