@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._container_processes import (
     container_ids_of,
 )
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_output import Card
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_output import Card, MigDevice
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._specification import LABEL_ROLE
 
 if TYPE_CHECKING:
@@ -75,14 +75,16 @@ def holder(seen: Mapping[str, Any]) -> Holder:
     )
 
 
-def users(card: Card, containers: Sequence[Holder]) -> list[str]:
-    """Who is on the card or on a part of it, each once."""
+def users(card: Card, containers: Sequence[Holder], part: MigDevice | None = None) -> list[str]:
+    """Who is on the card or on a part of it, each once; with C(part), who is on that one."""
     names = {"all", str(card.index), card.uuid}
-    for device in card.mig_devices:
+    for device in [part] if part else card.mig_devices:
         names |= {device.uuid, f"{card.index}:{device.index}"}
     found = {str(each) for each in containers if each.devices & names}
     by_id = {each.container_id: each for each in containers}
     for process in card.processes:
+        if part and process.gpu_instance_id != part.gpu_instance_id:
+            continue
         inside = next((by_id[one] for one in container_ids_of(process.pid) if one in by_id), None)
         program = "" if inside else program_of(process.pid)
         if inside:

@@ -114,6 +114,15 @@ def path_of(data_dir: str, service: str) -> str:
     return os.path.join(data_dir, service, "lock")
 
 
+def kept(
+    data_dir: str, service: str, token: str, expiry_seconds: float
+) -> t.ContextManager[t.Callable[[], None]]:
+    """C(LockFile.kept) of the service's lock; without a token nothing is renewed, and nothing can be lost."""
+    if not token:
+        return contextlib.nullcontext(lambda: None)
+    return LockFile(path_of(data_dir, service), expiry_seconds).kept(token)
+
+
 class LockFile:
     """The lock in the file C(path). Every method may raise OSError, if it cannot be read or written."""
 

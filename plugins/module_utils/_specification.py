@@ -98,15 +98,22 @@ SLOT_OPTIONS: dict[str, Any] = {
 
 
 def container_config(
-    service: str, number: int, slot: Slot, specification: dict[str, Any], image_id: str, data_dir: str
+    service: str,
+    number: int,
+    slot: Slot,
+    specification: dict[str, Any],
+    image_id: str,
+    data_dir: str,
+    name: str = "",
 ) -> dict[str, Any]:
     """Everything that the container of one replica is created from, as plain data.
 
     C(specification) is as C(ARGUMENT_SPEC) declares it, C(image_id) the content address of its image.
+    C(name) is for a container that is no replica.
 
     :raises PlanError: the slot is on a card that MPS shares, and such a replica cannot be a client of it.
     """
-    name = f"{service}-{number}"
+    name = name or f"{service}-{number}"
 
     def fill(value: Any) -> str:
         text = value if isinstance(value, str) else json.dumps(value)
@@ -213,7 +220,7 @@ def create_arguments(config: dict[str, Any], notes: dict[str, str] | None = None
     host: dict[str, Any] = {
         "version": "1.41",
         "network_mode": config["network"],
-        "restart_policy": {"Name": "unless-stopped"},
+        "restart_policy": {"Name": config.get("restart", "unless-stopped")},
         "read_only": config["read_only"],
         "tmpfs": config["tmpfs"],
         "cap_drop": ["ALL"],

@@ -309,8 +309,6 @@ step:
       type: str
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -410,14 +408,6 @@ def notes_of(rollout: Rollout, config: dict[str, Any], params: dict[str, Any]) -
         **_specification.origin_labels(params["specification"], config["image_id"], params["previous"]),
         **(_route_switch.to_carry(labels, live, wanted, config["port"]) if wanted else {}),
     }
-
-
-def kept_lock(params: dict[str, Any]) -> AbstractContextManager[Callable[[], None]]:
-    """Renews the lock meanwhile, and gives what raises when it was lost; nothing without a token."""
-    if not params["lock_token"]:
-        return nullcontext(lambda: None)
-    path = _lock.path_of(params["data_dir"], params["service"])
-    return _lock.LockFile(path, params["lock_expiry_seconds"]).kept(params["lock_token"])
 
 
 def version_of(replica: Observed | None) -> dict[str, str] | None:
@@ -538,7 +528,9 @@ def main() -> None:
         module.exit_json(**result)
     failure = ""
     try:
-        with kept_lock(params) as still_ours:
+        with _lock.kept(
+            params["data_dir"], service, params["lock_token"], params["lock_expiry_seconds"]
+        ) as still_ours:
             rollout.checkpoint = lambda step: still_ours()
             if drain:
                 rollout.drain()

@@ -109,6 +109,28 @@ def test_smaller_shares_are_dealt_out_before_another_replica_comes(fleet: Fleet)
     assert len(list_containers(fleet.client, "hard")) == 3
 
 
+def test_a_replica_is_measured_as_a_client_without_a_limit(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.host.cards({"cards": [RTX_6000_ADA], "default_mib": 2000})
+    since = time.time()
+    asked = {"name": "a second", "path": "/stream?seconds=1"}
+    print(
+        fleet.run(
+            3,
+            15000,
+            part="calibrate",
+            gpu_service_calibration_gpu="0",
+            gpu_service_calibration_requests=[asked],
+            gpu_service_calibration_dir=str(tmp_path),
+        )
+    )
+    (start,) = fleet.host.starts(since)
+    assert (start["name"], start["refused"]) == ("hard-calibration", "")
+    assert start["mps"] == {"threads": "100", "memory": None, "uid": 10001, "wrong": ""}
+    written = (tmp_path / "host_vars" / fleet.host.name / "calibration.yml").read_text(encoding="utf-8")
+    assert "gpu_service_instance_mib: 2304\n" in written
+    assert len(list_containers(fleet.client, "hard")) == 3
+
+
 def test_a_daemon_that_is_gone_is_told_before_a_replica_is_touched(fleet: Fleet) -> None:
     before = [one["Id"] for one in fleet.host.containers("label=voicefleet.service=hard")]
     fleet.host.run("systemctl", "stop", "voicefleet-mps")

@@ -17,7 +17,8 @@ Cards are the fields of ``nvidia_smi_xml.Card``; they and their MIG devices must
 without a ``card`` is of every card. With ``"sysfs": "/opt/sysfs"`` the driver is what kernel_module loaded
 below that folder, beside the library that a package installed, with the faults that follow. A container takes
 what its environment says (VOICEFLEET_STAND_IN_GPU_MIB) of the first device it sees, as programs do that use
-one card.
+one card. One that names a file inside the container (VOICEFLEET_STAND_IN_GPU_FILE) takes what stands there at
+this moment, as soon as there is such a file.
 
 Plain data in and out, and nothing but the standard library: the hook starts with every container.
 """
@@ -38,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 TAKES = "VOICEFLEET_STAND_IN_GPU_MIB"
+TELLS = "VOICEFLEET_STAND_IN_GPU_FILE"
 VISIBLE = "NVIDIA_VISIBLE_DEVICES"
 DEFAULT_MIB = 8192
 MISMATCH = "Driver/library version mismatch"
@@ -107,6 +109,7 @@ class Claim:
     device: str  # UUID of a card or a MIG device
     mib: int
     ended: float | None = None  # when its process was first seen gone; seconds since the epoch
+    file: str = ""  # in the container: what it holds at this moment
 
 
 @dataclass
@@ -280,6 +283,7 @@ def held(data: dict[str, Any]) -> list[Claim]:
     for path in sorted((state_dir() / "claims").glob("*.json")):
         claim = Claim(**json.loads(path.read_text(encoding="utf-8")))
         if process_lives(claim.pid, claim.start_ticks):
+            claim.mib = told(claim)
             kept.append(claim)
             continue
         if claim.ended is None:
@@ -290,6 +294,14 @@ def held(data: dict[str, Any]) -> list[Claim]:
         else:
             path.unlink()
     return kept
+
+
+def told(claim: Claim) -> int:
+    """What the container says that it holds, or what it took as it began."""
+    try:
+        return int(Path(f"/proc/{claim.pid}/root{claim.file}").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # none yet, or half written
+        return claim.mib
 
 
 def keep(claim: Claim) -> None:

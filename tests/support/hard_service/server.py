@@ -17,6 +17,9 @@ Settings are environment variables, with these defaults: PORT 8000, SERVICE hard
 WEIGHTS_DIGEST (of the revision), START_SECONDS 10, FIRST_BYTE_SECONDS 0.05, LINGER_SECONDS 3, MAX_IN_FLIGHT
 300, MAX_QUEUED 8, DRAIN_FILE /run/voicefleet/drain, FAULT (none).
 
+It uses no card, and tells the stand-in for one that it does, in VOICEFLEET_STAND_IN_GPU_FILE (none): GPU_MIB
+(4000) when loaded, and as long as a stream lasts GPU_MIB_PER_SECOND (100) more for every second of it.
+
 Ask with an empty POST: behind Traefik, a POST with a body on a kept-alive connection whose answer begins to
 stream at once is lost now and then (1 in 100 with FIRST_BYTE_SECONDS 0) with nothing being replaced, because
 Go's reverse proxy closes the body that it is still reading: https://github.com/golang/go/issues/40747.
@@ -93,6 +96,9 @@ class Settings:
         self.linger_seconds = float(environment.get("LINGER_SECONDS", "3"))
         self.max_in_flight = int(environment.get("MAX_IN_FLIGHT", "300"))
         self.max_queued = int(environment.get("MAX_QUEUED", "8"))
+        self.gpu_file = environment.get("VOICEFLEET_STAND_IN_GPU_FILE", "")
+        self.gpu_mib = int(environment.get("GPU_MIB", "4000"))
+        self.gpu_mib_per_second = int(environment.get("GPU_MIB_PER_SECOND", "100"))
         fault, _at, only = environment.get("FAULT", "").partition("@")
         self.fault, _equals, value = (fault if only in ("", environment.get("REPLICA")) else "").partition(
             "="
@@ -114,6 +120,7 @@ class Service:
         self.stopping = False
         self.started_at = time.time()
         self.in_flight = 0
+        self.held_mib = 0.0
         self.open_connections: set[asyncio.StreamWriter] = set()
         self.busy: set[asyncio.StreamWriter] = set()
         self.waiting: collections.deque[asyncio.Future[None]] = collections.deque()
@@ -153,6 +160,7 @@ class Service:
         await asyncio.sleep(self.settings.start_seconds)
         if fault == "never_healthy":
             return
+        self.hold(self.settings.gpu_mib)
         self.loaded = True
         self.say("ready")
         if fault == "crashes_after":
@@ -255,9 +263,12 @@ class Service:
         elif not await self.enter():
             await self.refuse(writer, 503, "full", {**own, "Retry-After": "1"})
         else:
+            taken = seconds * self.settings.gpu_mib_per_second
+            self.hold(taken)
             try:
                 await self.speak(writer, seconds, request_id, own, arrived)
             finally:
+                self.hold(-taken)
                 self.leave()
 
     async def speak(
@@ -290,6 +301,13 @@ class Service:
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         self.requests[200] += 1
+
+    def hold(self, mib: float) -> None:
+        """So much more of the made-up card."""
+        self.held_mib += mib
+        if self.settings.gpu_file:
+            with open(self.settings.gpu_file, "w", encoding="ascii") as file:
+                file.write(f"{self.held_mib:.0f}")
 
     async def enter(self) -> bool:
         """A place among those in flight, at once or after a wait; False when the queue is full too."""
