@@ -85,7 +85,7 @@ seealso:
 EXAMPLES = r"""
 - name: Add a voice
   voicefleet.cosyvoice.voice:
-    source: "{{ inventory_dir }}/files/voices"
+    source: "{{ inventory_dir }}/../voices"
     name: anna
     recording: /srv/recordings/anna.wav
     transcript: This is what is said in it.
@@ -94,7 +94,7 @@ EXAMPLES = r"""
 
 - name: Put back what it was before
   voicefleet.cosyvoice.voice:
-    source: "{{ inventory_dir }}/files/voices"
+    source: "{{ inventory_dir }}/../voices"
     name: anna
     state: former
   delegate_to: localhost

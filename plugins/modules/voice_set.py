@@ -76,7 +76,7 @@ seealso:
 EXAMPLES = r"""
 - name: Lay down the voices of this inventory
   voicefleet.cosyvoice.voice_set:
-    source: "{{ inventory_dir }}/files/voices"
+    source: "{{ inventory_dir }}/../voices"
     dir: /var/lib/voicefleet/voices/cosyvoice
 
 - name: Take them away again

@@ -41,7 +41,7 @@ class Fleet:
     """Two hosts with a replica each, one Traefik in front, and the controller's directory of voices."""
 
     def __init__(self, lab: t.Any, path: Path) -> None:
-        self.path, self.source = path, path / "inventory/files/voices"
+        self.path, self.source = path, path / "voices"
         self.hosts = {name: path / name for name in ("one", "two")}
         self.replicas: dict[str, t.Any] = {}
         network = lab.network("voice").name
@@ -76,7 +76,7 @@ class Fleet:
                     "cosyvoice_engine": "cosyvoice3",
                     "cosyvoice_image": "registry.example.org/cosyvoice3",
                     "cosyvoice_model_dir": "/model",
-                    "cosyvoice_voices": "{{ inventory_dir }}/files/voices",
+                    "cosyvoice_voices": "{{ inventory_dir }}/../voices",
                     "cosyvoice_url": f"http://{traefik.ports['80']}",
                     "gpu_service_network": network,
                 },
@@ -122,7 +122,7 @@ class Fleet:
 
     def pitch_hz(self, host: str, name: str) -> float:
         """Of the sample on the controller."""
-        content = (self.path / "inventory/voice_samples" / host / f"{name}.wav").read_bytes()
+        content = (self.path / "voice_samples" / host / f"{name}.wav").read_bytes()
         (samples,) = t.cast("list[array.array[float]]", read_channels(content))
         ups = sum(before < 0 <= after for before, after in itertools.pairwise(samples))
         return ups / (len(samples) / 24000)
