@@ -33,6 +33,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         source, state = self._task.args.get("source"), arguments.get("state", "present")
         if state == "absent":
             return self._module(arguments, task_vars)
+        voices = self._task.args.get("voices")
+        if voices and (state == "planned" or self._task.check_mode):
+            return self._module({**arguments, "voices": voices}, task_vars)
         if not source:
             raise AnsibleActionFail("source is missing. Name the directory of the voices on the controller.")
         try:

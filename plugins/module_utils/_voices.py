@@ -61,21 +61,25 @@ def manifest(voices: Voices) -> str:
 
 def read_source(path: str) -> Voices:
     """The voices in a directory of the controller. Raises VoicesError for one that no server would take."""
-    names = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and entry.name[0] != ".")
+    names = names_in(path)
     if not names:
         raise VoicesError(
             f"{path} holds no voice. Each is a directory with {WAV} and {TEXT}. To have none on the hosts, "
             "say state: absent."
         )
-    return {name: _read_voice(os.path.join(path, name)) for name in names}
+    return {name: read_voice(os.path.join(path, name)) for name in names}
+
+
+def names_in(path: str) -> list[str]:
+    """The voices in a directory, whether they can be used or not."""
+    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and entry.name[0] != ".")
 
 
 def look(path: str) -> Voices:
     """The voices that lie on a host, whoever laid them down."""
     if not os.path.isdir(path):
         return {}
-    names = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and entry.name[0] != ".")
-    return {name: _files(os.path.join(path, name)) for name in names}
+    return {name: _files(os.path.join(path, name)) for name in names_in(path)}
 
 
 def plan(path: str, wanted: Voices, exclusive: bool) -> Plan:
@@ -128,7 +132,8 @@ def clear(path: str) -> None:
             os.rmdir(place)
 
 
-def _read_voice(path: str) -> Voice:
+def read_voice(path: str) -> Voice:
+    """One voice of a directory of the controller. Raises VoicesError for one that no server would take."""
     name = os.path.basename(path)
     if not NAME.fullmatch(name):
         raise VoicesError(

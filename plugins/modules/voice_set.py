@@ -44,7 +44,7 @@ options:
     description:
       - Directory of the voices on the controller. A relative path is looked for as that of a file is by
         M(ansible.builtin.copy).
-      - Needed unless O(state=absent). Names in it that begin with a dot are passed over.
+      - Needed unless O(state=absent) or O(voices) will do. Names in it that begin with a dot are passed over.
     type: path
   dir:
     description: Directory of the voices on the host.
@@ -56,7 +56,10 @@ options:
     type: bool
     default: false
   voices:
-    description: SHA-256 of each file of each voice. The action plugin of the same name fills it in.
+    description:
+      - SHA-256 of each file of each voice. The action plugin of the same name fills it in from O(source).
+      - With O(state=planned), and in check mode, it may be given instead, as M(voicefleet.cosyvoice.voice)
+        returns it, to see what a directory would do that is not there yet.
     type: dict
     default: {}
   incoming:
@@ -64,6 +67,8 @@ options:
     type: dict
     default: {}
 seealso:
+  - module: voicefleet.cosyvoice.voice
+    description: Adds, replaces or removes one in the directory on the controller.
   - module: voicefleet.cosyvoice.service_probe
     description: Whether every replica has them.
 """
@@ -71,7 +76,7 @@ seealso:
 EXAMPLES = r"""
 - name: Lay down the voices of this inventory
   voicefleet.cosyvoice.voice_set:
-    source: "{{ inventory_dir }}/files/voices"
+    source: "{{ inventory_dir }}/../voices"
     dir: /var/lib/voicefleet/voices/cosyvoice
 
 - name: Take them away again

@@ -7,24 +7,19 @@ The hosts are two directories of this machine, each with a replica that reads it
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
 import shutil
-import struct
 import subprocess
 import typing as t
-import wave
 from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _specification as spec
+from recorded_voices import start_replicas, tone
 
 ROOT = Path(__file__).parents[2]
 SERVICE = "tts"
-PORT = 7860
 # What the role does before anything changes, what it does then, and what verify.yml asks of it afterwards.
 PLAYBOOK = """
 - name: Check
@@ -59,21 +54,6 @@ PLAYBOOK = """
       changed_when: false
       diff: false
 """
-
-
-def tone(pitch_hz: float, amplitude: float = 0.4) -> bytes:
-    rate_hz, seconds = 24000, 4
-    samples = [
-        int(32767 * amplitude * math.sin(2 * math.pi * pitch_hz * at / rate_hz))
-        for at in range(rate_hz * seconds)
-    ]
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(struct.pack(f"<{len(samples)}h", *samples))
-    return out.getvalue()
 
 
 class Fleet:
@@ -140,48 +120,9 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(lab: t.Any, engine: t.Any, tmp_path: Path) -> Fleet:
+def fleet(lab: t.Any, tmp_path: Path) -> Fleet:
     made = Fleet(lab, tmp_path)
-    model = tmp_path / "model"
-    (model / "CosyVoice-BlankEN").mkdir(parents=True)
-    for manifest in (ROOT / "roles/model_weights/files/manifests").rglob("*.sha256"):
-        for line in manifest.read_text().splitlines():
-            if not line.startswith("#"):
-                (model / line.split("  ")[1]).write_text(line)
-    image = next(
-        tag
-        for each in engine.images.list(filters={"reference": "voicefleet/speech_server:*"})
-        for tag in each.tags
-        if tag.startswith("voicefleet/speech_server:")
-    )
-    for number, place in enumerate(made.hosts.values(), 1):
-        mounts = {
-            ROOT / "roles/cosyvoice/files/speech_server": "/opt/speech/speech_server",
-            ROOT / "tests/support": "/stand-ins",
-            Path(yaml.__file__).parent: "/yaml/yaml",
-            model: "/model",
-            place: "/voices",
-        }
-        container = engine.containers.create(
-            image,
-            name=f"{made.service}-{number}",
-            labels={
-                "vf.test": lab.id,
-                spec.LABEL_ROLE: "replica",
-                spec.LABEL_SERVICE: made.service,
-                spec.LABEL_NUMBER: str(number),
-            },
-            environment={
-                "PYTHONPATH": "/opt/speech/lib:/opt/speech:/stand-ins:/yaml",
-                "SPEECH_ENGINE": "cosyvoice3",
-                "SPEECH_MODEL_DIR": "/model",
-                "SPEECH_REVISION": "r1",
-            },
-            volumes={str(source): {"bind": target, "mode": "ro"} for source, target in mounts.items()},
-            network=made.network,
-        )
-        lab.made.append(container)
-        container.start()
+    start_replicas(lab, made.service, made.network, tmp_path / "model", made.hosts.values())
     return made
 
 

@@ -10,8 +10,12 @@ import struct
 import wave
 
 import pytest
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._wave import WaveError, read_wave
-from hypothesis import given
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._wave import (
+    WaveError,
+    read_channels,
+    read_wave,
+)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -86,7 +90,50 @@ def test_what_is_no_audio_is_told_apart(content: bytes, reason: str) -> None:
         read_wave(content)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 60))
 def test_rubbish_is_refused_or_read_and_never_crashes(rubbish: bytes, keep: int) -> None:
     with contextlib.suppress(WaveError):
         assert read_wave(wav(SOUND)[:keep] + rubbish).seconds > 0
+        read_channels(wav(SOUND)[:keep] + rubbish)
+
+
+WHOLE_NUMBERS = [0, 1 << 30, -(1 << 31), 1 << 24]  # of 32 bit, exact in 8
+
+
+def encoded(samples: bytes, kind: int, bits: int, extensible: bool = False) -> bytes:
+    """One channel at 24 kHz; C(kind) is 1 for whole numbers, 3 for floating point."""
+    head = (0xFFFE if extensible else kind, 1, 24000, 24000 * bits // 8, bits // 8, bits)
+    form = struct.pack("<HHIIHH", *head)
+    if extensible:
+        form += struct.pack("<HHIH", 22, bits, 4, kind) + bytes.fromhex("000000001000800000aa00389b71")
+    chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(samples))
+    return b"RIFF" + struct.pack("<I", len(chunks) + len(samples)) + chunks + samples
+
+
+@pytest.mark.parametrize("extensible", [False, True])
+@pytest.mark.parametrize(
+    ("samples", "kind", "bits"),
+    [
+        (bytes(128 + (value >> 24) for value in WHOLE_NUMBERS), 1, 8),
+        (struct.pack("<4h", *(value >> 16 for value in WHOLE_NUMBERS)), 1, 16),
+        (b"".join(struct.pack("<i", value)[1:] for value in WHOLE_NUMBERS), 1, 24),
+        (struct.pack("<4i", *WHOLE_NUMBERS), 1, 32),
+        (struct.pack("<4f", *(value / 2**31 for value in WHOLE_NUMBERS)), 3, 32),
+        (struct.pack("<4d", *(value / 2**31 for value in WHOLE_NUMBERS)), 3, 64),
+    ],
+)
+def test_samples_of_every_plain_encoding(samples: bytes, kind: int, bits: int, extensible: bool) -> None:
+    channels = read_channels(encoded(samples, kind, bits, extensible))
+    assert channels is not None
+    assert [list(channel) for channel in channels] == [[0, 0.5, -1, 0.0078125]]
+
+
+def test_each_channel_by_itself() -> None:
+    channels = read_channels(wav(struct.pack("<4h", 0, 16384, -32768, 0), channels=2))
+    assert channels is not None
+    assert [list(channel) for channel in channels] == [[0, -1], [0.5, 0]]
+
+
+def test_samples_that_are_no_numbers_are_left_to_others() -> None:
+    assert read_channels(encoded(bytes(100), 7, 8)) is None  # of a telephone
