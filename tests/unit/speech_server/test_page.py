@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._image_recipe import (
+    files_to_copy,
+    parse_recipe,
+)
 from conftest import InProcess, Live, running, settings_for
 from speech_server import api_page
 from speech_stand_in import StandIn
@@ -165,3 +169,9 @@ def test_every_word_is_said_in_both_languages() -> None:
     scripts = "".join(path.read_text() for path in FOLDER.glob("*.js"))
     asked = set(re.findall(r'words\("(\w+)"', scripts)) | set(re.findall(r'\? "(\w+)" : "\w+"[,)]', scripts))
     assert asked <= english
+
+
+def test_the_image_takes_all_of_it() -> None:
+    folder = FOLDER.parent
+    recipe = parse_recipe((folder / "Dockerfile").read_text(), "Dockerfile")
+    assert set(FOLDER.iterdir()) <= set(files_to_copy(recipe, folder))
