@@ -68,6 +68,10 @@ function figures(values) {
 
 const seconds = (value) => words("seconds", { seconds: value.toFixed(2) });
 
+function reveal(id) {
+  by(id).scrollIntoView({ block: "nearest", behavior: still.matches ? "auto" : "smooth" });
+}
+
 function blame(param) {
   for (const field of document.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
   const field = by(FIELDS[param]);
@@ -107,7 +111,8 @@ async function perform(body, signal) {
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
       if (first === null) {
         first = since();
-        by("answer").scrollIntoView({ block: "nearest", behavior: still.matches ? "auto" : "smooth" });
+        reveal("bar");
+        reveal("answer");
       }
       player.add(samples.take(part.value), rateHz);
       figures({ "first-audio": seconds(first), length: seconds(player.seconds) });
@@ -140,6 +145,7 @@ async function submit() {
     player.pause();
     say(error.name === "AbortError" ? words("cancelled") : error.message);
     blame(error.param);
+    reveal("bar");
   } finally {
     player.end();
     if (document.activeElement === by("cancel")) by("speak").focus();
