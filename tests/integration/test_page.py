@@ -279,6 +279,36 @@ def test_it_is_heard_to_its_end_and_once_more_from_the_middle(visit: Callable[..
     assert position.input_value() == held
 
 
+def test_sound_that_comes_late_and_in_odd_pieces(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    speaks(visitor)  # a page that nobody has touched yet may not sound
+    samples = visitor.page.evaluate(
+        """async () => {
+          const { Samples } = await import("/page/sound.js");
+          const samples = new Samples();
+          return [[0], [64, 0], [192]].flatMap((piece) => [...samples.take(new Uint8Array(piece))]);
+        }"""
+    )
+    assert samples == [0.5, -0.5]
+    waited = visitor.page.evaluate(
+        """async () => {
+          const { Player } = await import("/page/player.js");
+          const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+          const element = document.createElement("div");
+          const player = new Player(element);
+          player.begin();
+          player.play();
+          await pause(1);
+          player.add(new Float32Array(12000), 24000);
+          player.end();
+          const came = performance.now();
+          while (element.querySelector("button").ariaLabel !== "Play") await pause(0.01);
+          return (performance.now() - came) / 1000;
+        }"""
+    )
+    assert 0.45 < waited < 10  # half a second of sound, heard from its beginning
+
+
 def test_a_recording_of_ones_own_by_keyboard_on_every_replica(visit: Callable[..., Visitor]) -> None:
     visitor = visit()
     keys = visitor.page.keyboard
@@ -294,6 +324,9 @@ def test_a_recording_of_ones_own_by_keyboard_on_every_replica(visit: Callable[..
     visitor.hears("^Recorded 3.[0-9] s")
     assert visitor.at("transcript").input_value() == visitor.at("prompt").inner_text()
     visitor.tab_to("speak")
+    with visitor.page.expect_request("**/v1/audio/speech") as sent:
+        speaks(visitor, lambda: keys.press("Enter"))
+    assert sent.value.post_data_json["ref_text"] == visitor.at("prompt").inner_text()
     replicas = set()
     for _try in range(30):
         seconds, pitch = speaks(visitor, lambda: keys.press("Enter"))
