@@ -494,6 +494,7 @@ def test_an_engine_that_takes_no_recordings(visit: Callable[..., Visitor], servi
     expect(visitor.at("own-hint")).to_have_text("引擎 piper 不支持")
     visitor.at("language").select_option("en")
     expect(visitor.at("own-hint")).to_have_text("not with the engine piper")
+    expect(visitor.at("instructions")).to_be_disabled()
     assert visitor.at("text").input_value().startswith("Hello!")
     seconds, _pitch = speaks(visitor)
     assert seconds > 2

@@ -6,7 +6,7 @@ const SAYINGS = {
   en: {
     prompt: "The rain has stopped, and the street is quiet again this evening.",
     example: "Hello! This is how I sound, and I am glad that you can hear me.",
-    no_cloning: "not with the engine {engine}",
+    not_here: "not with the engine {engine}",
     loading_voices: "Asking for the voices…",
     ready: "Ready.",
     speaking: "Speaking…",
@@ -65,7 +65,7 @@ const SAYINGS = {
     api: "API 说明",
     prompt: "雨已经停了，今晚的街道又安静了下来。",
     example: "你好！这就是我的声音，很高兴你能听到。",
-    no_cloning: "引擎 {engine} 不支持",
+    not_here: "引擎 {engine} 不支持",
     loading_voices: "正在获取声音列表…",
     ready: "就绪。",
     speaking: "正在朗读…",

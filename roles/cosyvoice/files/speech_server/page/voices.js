@@ -34,7 +34,10 @@ export class Voices {
   /** Put the words of the language of now. */
   say() {
     by("prompt").textContent = words("prompt");
-    if (this.#engine) by("own-hint").textContent = words("no_cloning", { engine: this.#engine });
+    if (this.#engine) {
+      const why = words("not_here", { engine: this.#engine });
+      by("own-hint").textContent = by("instructions").placeholder = why;
+    }
     this.#heard.say();
   }
 
@@ -49,7 +52,7 @@ export class Voices {
   suits({ engine, modes }) {
     if (modes.includes("zero_shot")) return;
     this.#engine = engine;
-    by("own").disabled = true;
+    by("own").disabled = by("instructions").disabled = true; // such an engine follows none either
     if (by("own").checked) document.getElementsByName("source")[0].click();
     this.say();
   }
