@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path for path in ROOT.glob("plugins/*/*.py") if path.name != "__init__.py")
 MODULES = [path for path in PLUGINS if path.parent.name == "modules"]
 WITH_DOCUMENTATION = [path for path in PLUGINS if path.parent.name in ("modules", "filter", "lookup", "test")]
-LICENSED = {".py", ".yml", ".yaml", ".sh", ".toml"}
+LICENSED = {".css", ".html", ".js", ".py", ".sh", ".svg", ".toml", ".yaml", ".yml"}
 COPYRIGHT = "SPDX-FileCopyrightText: Voicefleet contributors"
 LICENSE = "SPDX-License-Identifier: GPL-3.0-or-later"
 GPL_LINE = "# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)"

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from . import api_openai, api_upstream, errors, operations
+from . import api_openai, api_page, api_upstream, errors, operations
 from .admission import Admission
 from .engines.base import Engine
 from .errors import SpeechError
@@ -87,6 +87,7 @@ class Server:
         api.include_router(api_openai.router(self.desk))
         api.include_router(api_upstream.router(self.desk))
         api.include_router(operations.router(self.desk, self.identity))
+        api.include_router(api_page.router(self.settings))
         return api
 
     async def _load(self) -> None:

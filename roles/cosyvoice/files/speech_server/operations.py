@@ -48,14 +48,6 @@ class Version(BaseModel):
     voices_refused: dict[str, str]
 
 
-class Overview(BaseModel):
-    """Where to go from here."""
-
-    service: str
-    openapi: str
-    paths: list[str]
-
-
 def router(desk: Desk, identity: Identity) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["Operations"])
@@ -101,19 +93,5 @@ def router(desk: Desk, identity: Identity) -> APIRouter:
         """For Prometheus."""
         # The type goes out as it is: the framework would append a second charset.
         return Response(generate_latest(desk.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    @routes.get("/")
-    async def overview() -> Overview:
-        """Where to go from here."""
-        paths = [
-            "/v1/audio/speech",
-            "/v1/audio/voices",
-            "/v1/models",
-            "/healthz",
-            "/livez",
-            "/version",
-            "/metrics",
-        ]
-        return Overview(service=desk.settings.service, openapi="/openapi.json", paths=paths)
 
     return routes
