@@ -3,7 +3,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """How many instances a card may hold, and why. Pure arithmetic on what was read; every size in MiB.
 
-    capacity = max(0, min(class cap, max_per_gpu, floor((total - reserved - foreign - headroom - start) / need)))
+    capacity = max(0, min(class cap, max_per_gpu, floor(room / need)))
+    room = total - reserved - foreign - headroom - start
     need = instance + fraction x total
 
 ``total - reserved`` is what CUDA itself offers as the card's memory. ``foreign`` is what is in use by anybody

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The options of the engine cosyvoice3, from role cosyvoice to what the stand-in's cards hold; changes nothing."""
+"""The options of the engine cosyvoice3, from role cosyvoice to what stand-in cards hold; changes nothing."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ PLAY = """
     - ansible.builtin.import_role: {name: voicefleet.cosyvoice.cosyvoice, tasks_from: preflight}
     - ansible.builtin.copy:
         dest: "{{ told }}/{{ inventory_hostname }}.json"
-        content: "{{ {'slots': __gpu_service_capacity.slots, 'environment': __cosyvoice_environment | combine(__cosyvoice_options),
-                      'mounts': __cosyvoice_mounts, 'needs': __cosyvoice_needs} | to_json }}"
+        content: "{{ {'slots': __gpu_service_capacity.slots, 'mounts': __cosyvoice_mounts,
+                      'needs': __cosyvoice_needs,
+                      'environment': __cosyvoice_environment | combine(__cosyvoice_options)} | to_json }}"
         mode: "0644"
 """
 
