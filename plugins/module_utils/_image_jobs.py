@@ -188,7 +188,8 @@ def _check_host(params: Params, due: t.Sequence[Target], store: Store | None) ->
     # An engine elsewhere has its directory elsewhere.
     local = params["docker_host"].startswith("unix://")
     docker_root = store.docker_root() if store and local else "/var/lib/docker"
-    _need_space([params["cache_dir"], *([docker_root] if local else [])], params["minimum_free_mib"])
+    needed = max([params["minimum_free_mib"], *(target.image.free_mib for target in due)])
+    _need_space([params["cache_dir"], *([docker_root] if local else [])], needed)
 
 
 def _need_space(paths: t.Sequence[str], minimum_free_mib: int) -> None:

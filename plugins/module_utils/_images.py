@@ -65,6 +65,7 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
 
 _DEFINITION_KEYS = (
     "folder", "dockerfile", "packages", "requirements", "build_requirements", "trees", "indexes",
+    "free_mib",
 )  # fmt: skip
 _SOURCE_KEYS: dict[str, tuple[str, ...]] = {
     "build": (),
@@ -109,6 +110,7 @@ class Image:
     trees: tuple[SourceTree, ...] = ()
     indexes: tuple[str, ...] = ()
     builds_wheels: bool = False
+    free_mib: int = 0
 
     @property
     def verb(self) -> str:
@@ -296,6 +298,7 @@ def _build(
         trees=trees,
         indexes=_indexes(name, definition.get("indexes") or []),
         builds_wheels=bool(definition.get("build_requirements")),
+        free_mib=_free_mib(name, definition.get("free_mib") or 0),
     )
     names = {ROOTFS, WHEELS, *(tree.name for tree in trees)}
     for origin in sorted(recipe.origins - names - {FOLDER}):
@@ -310,9 +313,15 @@ def _build(
     return image
 
 
+def _free_mib(name: str, given: t.Any) -> int:
+    if not re.fullmatch(r"[0-9]+", str(given)):
+        raise ImagesError(f"Image {name}: free_mib must be the MiB that building it takes, not {given!r}.")
+    return int(given)
+
+
 def _indexes(name: str, given: t.Any) -> tuple[str, ...]:
     if not isinstance(given, list) or not all(
-        isinstance(url, str) and re.fullmatch(r"(https?|file)://\S+", url) for url in given
+        isinstance(url, str) and re.fullmatch(r"((https?|file)://\S+)?", url) for url in given
     ):
         raise ImagesError(
             f"Image {name}: indexes must be a list of addresses of package indexes, such as "

@@ -31,7 +31,7 @@ options:
   images:
     description:
       - The images there are, by name, each a dictionary of C(folder), C(dockerfile), C(packages),
-        C(requirements), C(build_requirements), C(trees) and C(indexes), all optional.
+        C(requirements), C(build_requirements), C(trees), C(indexes) and C(free_mib), all optional.
       - C(folder) has the C(Dockerfile) and all files of the image. It is searched like the C(src) of a copy
         task, in the C(files) directories of the role and of the roles that included it, and is the name of
         the image unless given. C(dockerfile) is the name of a file in it, C(Dockerfile) unless given; several
@@ -52,6 +52,7 @@ options:
         is alone in an archive is left out. Submodules are not fetched, they are trees of their own.
       - A tree named C(python) is the interpreter that the image brings along, with C(bin/python3) in it and
         pip. It fetches the image's packages, whatever Python the host has.
+      - C(free_mib) is what O(minimum_free_mib) is at least when this image is to be built.
     type: dict
     default: {}
   sources:

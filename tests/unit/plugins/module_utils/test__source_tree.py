@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Trees of images: commits of git repositories and archives, named by what they are, not by where they are."""
+"""Trees of images: commits of repositories and archives, named by what they are, not by where they are."""
 
 from __future__ import annotations
 
