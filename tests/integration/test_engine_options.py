@@ -43,6 +43,16 @@ FIT: dict[str, tuple[dict[str, Any], tuple[int, int], tuple[int, int]]] = {
         (1, 2),
     ),
     "measured": ({"gpu_service_instance_mib": 6000}, (6000, 6000), (2, 13)),
+    "article": (
+        {
+            "cosyvoice_engine": "piper",
+            "cosyvoice_profile": "user",
+            "cosyvoice_command": ["bash", "run.sh"],
+            "cosyvoice_health_path": "/health",
+        },
+        (8192, 8192),
+        (2, 9),
+    ),
     "another_engine": ({"cosyvoice_engine": "piper", "cosyvoice_max_in_flight": 4}, (8192, 8192), (2, 9)),
 }
 REFUSED = {
@@ -65,6 +75,37 @@ REFUSED = {
     "nobodys_cache": (
         {"cosyvoice_trt": True, "cosyvoice_user": "speech"},
         "cosyvoice_user is 'speech', and replicas write into /var/lib/voicefleet/cache/vfoptions",
+    ),
+    "too_old_a_torch": (
+        {
+            "cosyvoice_image": "",
+            "cosyvoice_profile": "upstream-pins",
+            "nvidia_driver_state": {
+                "cards": [
+                    {"address": "0000:01:00.0", "generation": "Ada"},
+                    {"address": "0000:02:00.0", "generation": "Blackwell or newer"},
+                ]
+            },
+        },
+        "No image of profile upstream-pins serves all cards of this host: 0000:01:00.0 is Ada, 0000:02:00.0 is "
+        "Blackwell or newer. upstream-pins is for compute capability 5.0 to below 10.0; cosyvoice_profile "
+        "new-torch serves them all.",
+    ),
+    "too_far_apart": (
+        {
+            "cosyvoice_image": "",
+            "nvidia_driver_state": {
+                "cards": [
+                    {"address": "0000:01:00.0", "generation": "Maxwell or Pascal"},
+                    {"address": "0000:02:00.0", "generation": "Blackwell or newer"},
+                ]
+            },
+        },
+        "there is none that serves them all, so name one of your own in cosyvoice_image",
+    ),
+    "no_image": (
+        {"cosyvoice_profile": "user", "cosyvoice_image": ""},
+        "An image of one's own is the profile user",
     ),
     "no_cache": ({"cosyvoice_vllm": True, "cosyvoice_cache_dir": ""}, "cosyvoice_cache_dir is empty"),
 }

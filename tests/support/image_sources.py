@@ -3,7 +3,7 @@
 """Stand-ins for what the image of CosyVoice3 is built from.
 
 Torch is two gigabytes, and neither upstream's code nor a Python that runs anywhere is to be had here. Instead
-there is a copy of the Python that runs the tests, an index with small packages of the right names, archives
+there is a copy of the host's Python, an index with small packages of the right names, archives
 of tests/support/cosyvoice, and a bare package matcha.
 """
 
@@ -12,10 +12,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import math
 import struct
-import sys
-import sysconfig
+import subprocess
 import tarfile
 import wave
 import zipfile
@@ -24,7 +24,9 @@ from pathlib import Path
 import pip
 
 SUPPORT = Path(__file__).parent
-VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+# Its library is part of it, which a Python that was built on the machine may have elsewhere.
+PYTHON = "/usr/bin/python3"
+UNWANTED = ("test", "idlelib", "tkinter", "ensurepip", "__pycache__", "EXTERNALLY-MANAGED")
 TORCH = '"""A stand-in for torch, and no more."""\n__version__ = "2.3.1"\n'
 # Built from source as pyworld is: C++, with the headers of the Python that it is for.
 WORLD = {
@@ -62,21 +64,23 @@ def _pack(file: Path, top: str, folders: dict[str, Path], texts: dict[str, str] 
 
 
 def python(folder: Path) -> Path:
-    """The Python of the tests, with pip, laid out as those that run anywhere are."""
-    library = Path(sysconfig.get_path("stdlib"))
-    unwanted = ("site-packages", "dist-packages", "test", "idlelib", "tkinter", "ensurepip", "__pycache__")
-    parts = {f"lib/{VERSION}/{part.name}": part for part in library.iterdir() if part.name not in unwanted}
+    """The host's Python, with pip, laid out as those that run anywhere are."""
+    tell = "import json, sys, sysconfig as s; print(json.dumps([sys.version_info[:2], s.get_paths()]))"
+    version, paths = json.loads(subprocess.run([PYTHON, "-c", tell], check=True, capture_output=True).stdout)
+    name = f"python{version[0]}.{version[1]}"
+    parts = [part for part in Path(paths["stdlib"]).iterdir() if part.name not in UNWANTED]
     link = folder / "python3"
-    link.symlink_to(VERSION)
+    link.symlink_to(name)
     return _pack(
         folder / "python.tar.gz",
         "python",
         {
-            **parts,
-            f"bin/{VERSION}": Path(sys.base_prefix) / "bin" / VERSION,
+            **{f"lib/{name}/{part.name}": part for part in parts},
+            f"bin/{name}": Path(PYTHON).resolve(),
             "bin/python3": link,
-            f"include/{VERSION}": Path(sysconfig.get_path("include")),
-            f"lib/{VERSION}/site-packages/pip": Path(pip.__file__).parent,
+            f"include/{name}": Path(paths["include"]),
+            # Debian's looks there for packages.
+            "lib/python3/dist-packages/pip": Path(pip.__file__).parent,
         },
     )
 
