@@ -87,9 +87,9 @@ REFUSED = {
                 ]
             },
         },
-        "No image of profile upstream-pins serves all cards of this host: 0000:01:00.0 is Ada, 0000:02:00.0 is "
-        "Blackwell or newer. upstream-pins is for compute capability 5.0 to below 10.0; cosyvoice_profile "
-        "new-torch serves them all.",
+        "No image of profile upstream-pins serves all cards of this host: 0000:01:00.0 is Ada, "
+        "0000:02:00.0 is Blackwell or newer. upstream-pins is for compute capability 5.0 to below 10.0; "
+        "cosyvoice_profile new-torch serves them all.",
     ),
     "too_far_apart": (
         {
