@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import asyncio
     from collections.abc import AsyncIterator
-    from contextlib import asynccontextmanager
+    from contextlib import AbstractAsyncContextManager, asynccontextmanager
     from datetime import timezone
     from enum import Enum
 
@@ -37,5 +37,6 @@ else:
         except asyncio.TimeoutError:
             raise TimeoutError from None
 
-    def timeout(seconds: float):  # type: ignore[no-untyped-def]
+    def timeout(seconds: float) -> AbstractAsyncContextManager[None]:
+        """As timeout_at, from now on."""
         return timeout_at(asyncio.get_running_loop().time() + seconds)
