@@ -93,11 +93,12 @@ def _where(indexes: t.Sequence[str]) -> list[str]:
 
 def _index(python: str, indexes: t.Sequence[str]) -> str:
     """Where pip looks for packages: it names no index when it fails."""
-    if any(indexes):
-        return redact(", ".join(index for index in indexes if index))
+    named = [index for index in indexes if index]
+    if indexes and indexes[0]:
+        return redact(", ".join(named))
     settings = run([python, "-m", "pip", "config", "list"]).splitlines()
     found = [line for line in settings if re.search(r"[.](extra-)?index-url=", line)]
-    return redact(", ".join(found)) or "its default index"
+    return redact(", ".join([*(found or ["its default index"]), *named]))
 
 
 def _pip(python: str, environment: t.Mapping[str, str], command: str, *arguments: str) -> None:
