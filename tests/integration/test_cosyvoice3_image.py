@@ -27,12 +27,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "roles/cosyvoice/files/cosyvoice3/new_torch.txt"
-# Of the profile's packages what the server and the stand-in import, with what these need.
-PACKAGES = (
-    "annotated-doc", "annotated-types", "anyio", "av", "click", "fastapi", "h11", "idna", "numpy",
-    "prometheus-client", "pydantic", "pydantic-core", "python-multipart", "pyyaml", "starlette",
-    "typing-extensions", "typing-inspection", "uvicorn",
-)  # fmt: skip
+# Of the profile's packages what the server and the stand-in import; what these need comes along.
+PACKAGES = {"av", "fastapi", "numpy", "prometheus-client", "python-multipart", "pyyaml", "uvicorn"}
 PLAY = """
 - hosts: localhost
   gather_subset: [min]
@@ -59,11 +55,17 @@ class Run:
     refs: dict[str, str]
 
 
-def locked(names: tuple[str, ...]) -> str:
-    """The lines of the profile's own lock for these packages."""
-    blocks = re.split(r"\n(?=[a-z0-9])", LOCK.read_text())
-    found = {block.partition("==")[0]: block for block in blocks}
-    return "\n".join(found[name] for name in names) + "\n"
+def locked(names: set[str]) -> str:
+    """The lines of the profile's own lock for these packages and for what they need."""
+    blocks = {block.partition("==")[0]: block for block in re.split(r"\n(?=[a-z0-9])", LOCK.read_text())}
+    # Below its hashes stands who wants a package.
+    wanted_by = {
+        name: set(re.findall(r"#\s+(?:via )?([a-z0-9-]+)$", block, re.M)) for name, block in blocks.items()
+    }
+    found: set[str] = set()
+    while new := {name for name in blocks if name in names or wanted_by[name] & found} - found:
+        found |= new
+    return "\n".join(blocks[name] for name in sorted(found)) + "\n"
 
 
 class Site:
