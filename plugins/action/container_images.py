@@ -30,11 +30,19 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._image_recipe
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._images import (
     ARGUMENT_SPEC,
+    BUILD_REQUIREMENTS,
+    LOCKED,
     NO_REQUIREMENTS,
+    REQUIREMENTS,
     Image,
     ImagesError,
     lock_state,
     parse_images,
+)
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._source_tree import (
+    SourceError,
+    SourceTree,
+    check_file,
 )
 
 MODULE = "voicefleet.cosyvoice.container_images"
@@ -42,25 +50,26 @@ MODULE = "voicefleet.cosyvoice.container_images"
 
 @dataclass(frozen=True)
 class Folder:
-    """The folder of an image on the controller, and the text of its Dockerfile."""
+    """The folder of an image on the controller, the text of its Dockerfile, its files of Python packages."""
 
     path: Path
     dockerfile: str
+    requirements: t.Mapping[str, Path]
 
-    def files(self) -> list[Path]:
-        """All that goes into the image or decides what does."""
+    def files(self) -> dict[str, Path]:
+        """All that goes into the image or decides what does, by the names they have on the host."""
         recipe = parse_recipe(self.dockerfile, f"Dockerfile in {self.path}")
-        requirements = [self.path / "requirements.txt"] if recipe.uses(WHEELS) else []
-        return [*files_to_copy(recipe, self.path), *(file for file in requirements if file.is_file())]
+        found = {str(file.relative_to(self.path)): file for file in files_to_copy(recipe, self.path)}
+        return {**found, **(self.requirements if recipe.uses(WHEELS) else {})}
 
     def describe(self) -> dict[str, str]:
         """What decides whether the image must be built again: names, modes and content of its files."""
         digest = hashlib.sha256()
-        for file in self.files():
+        for name, file in self.files().items():
             executable = os.access(file, os.X_OK)
-            digest.update(f"{file.relative_to(self.path)} {executable} {sha256_of(file)}\n".encode())
-        requirements = self.path / "requirements.txt"
-        locked = lock_state(requirements.read_text("utf-8")) if requirements.is_file() else NO_REQUIREMENTS
+            digest.update(f"{name} {executable} {sha256_of(file)}\n".encode())
+        states = [lock_state(file.read_text("utf-8")) for file in self.requirements.values()]
+        locked = next((state for state in states if state != LOCKED), LOCKED) if states else NO_REQUIREMENTS
         return {"dockerfile": self.dockerfile, "digest": digest.hexdigest(), "requirements": locked}
 
 
@@ -78,7 +87,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 return self._export(arguments, task_vars)
             if state in ("present", "planned"):
                 return self._bring(arguments, task_vars)
-        except (ImagesError, RecipeError) as error:
+        except (ImagesError, RecipeError, SourceError) as error:
             # Ansible would append the messages of all causes, which says the same thing again.
             raise AnsibleActionFail(str(error)) from None
         return self._module(arguments, task_vars)
@@ -103,6 +112,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         if plan.get("failed"):
             return plan
         due = {item["name"] for item in plan["due"]}
+        trees = {
+            f"{image.name}/{tree.name}": self._local_tree(image, tree)
+            for image in images
+            for tree in image.trees
+            if image.name in due and tree.is_sent
+        }
         for image in images:
             if image.name in due and image.name in archives:
                 check_archive(image, archives[image.name])
@@ -110,7 +125,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             return plan
         if not due or self._task.check_mode:
             return {**plan, "changed": bool(due)}
-        arguments["archives"] = {name: self._send(path) for name, path in archives.items() if name in due}
+        sent = {name: path for name, path in archives.items() if name in due}
+        arguments["archives"] = {name: self._send(path) for name, path in {**sent, **trees}.items()}
         built = {image.name: folders[image.name] for image in images if image.source == "build"}
         with tempfile.TemporaryDirectory() as directory:
             packed = Path(directory) / "folders.tar.gz"
@@ -131,8 +147,38 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 continue  # Told as a missing folder, and only if the image is wanted.
             dockerfile = place / (definition.get("dockerfile") or "Dockerfile")
             if dockerfile.is_file():
-                found[name] = Folder(place, dockerfile.read_text("utf-8"))
+                requirements = self._requirements(name, place, definition)
+                found[name] = Folder(place, dockerfile.read_text("utf-8"), requirements)
         return found
+
+    def _requirements(self, name: str, folder: Path, definition: t.Mapping[str, t.Any]) -> dict[str, Path]:
+        """The files of Python packages, in the folder or anywhere; the one that is not named need not be."""
+        found = {}
+        for key, called in (("requirements", REQUIREMENTS), ("build_requirements", BUILD_REQUIREMENTS)):
+            given = definition.get(key) or ""
+            file = folder / (given or called)
+            if file.is_file() and (given or key == "requirements"):
+                found[called] = file
+            elif given:
+                try:
+                    found[called] = Path(self._find_needle("files", given))
+                except AnsibleError as error:
+                    raise ImagesError(
+                        f"Image {name}: there is no file {given} ({key}), neither in {folder} nor where "
+                        "files are looked for. Give its full path."
+                    ) from error
+        return found
+
+    def _local_tree(self, image: Image, tree: SourceTree) -> Path:
+        try:
+            file = Path(self._find_needle("files", tree.path))
+        except AnsibleError as error:
+            raise ImagesError(
+                f"Image {image.name}: there is no file {tree.path} on the controller for its tree "
+                f"{tree.name}. Give its full path, or remote_src: true if it is on the host."
+            ) from error
+        check_file(tree, file)
+        return file
 
     def _local_archive(self, image: Image) -> Path:
         try:
@@ -191,5 +237,5 @@ def _pack(folders: t.Mapping[str, Folder], archive: Path) -> None:
 
     with tarfile.open(archive, "w:gz", compresslevel=1) as stream:
         for name, folder in folders.items():
-            for file in folder.files():
-                stream.add(file, f"{name}/{file.relative_to(folder.path)}", filter=plain)
+            for called, file in folder.files().items():
+                stream.add(file, f"{name}/{called}", filter=plain)

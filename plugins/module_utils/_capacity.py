@@ -3,14 +3,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """How many instances a card may hold, and why. Pure arithmetic on what was read; every size in MiB.
 
-    capacity = max(0, min(class cap, max_per_gpu, floor((total - reserved - foreign - headroom) / instance)))
+    capacity = max(0, min(class cap, max_per_gpu, floor(room / need)))
+    room = total - reserved - foreign - headroom - start
+    need = instance + fraction x total
 
 ``total - reserved`` is what CUDA itself offers as the card's memory. ``foreign`` is what is in use by anybody
-but our own instances, so that a host where they run is judged as it was before they ran.
+but our own instances, so that a host where they run is judged as it was before they ran. ``start`` is what an
+instance takes beside its need while it starts; they do so one after another, so it counts once.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -51,6 +55,8 @@ class Policy:
     """What an instance needs and how many are wanted at most."""
 
     instance_mib: int = 8192
+    instance_fraction: float = 0.0  # of the card's total, beside instance_mib
+    start_mib: int = 0  # more than that while it starts
     headroom_mib: int = 512
     display_headroom_mib: int | None = None
     max_per_gpu: int | None = None
@@ -67,6 +73,10 @@ class Policy:
             return self.display_headroom_mib
         return self.headroom_mib
 
+    def instance_on(self, total_mib: int) -> int:
+        """What one instance takes of a device of this size."""
+        return self.instance_mib + math.ceil(round(self.instance_fraction * total_mib, 3))
+
     def mistakes(self) -> list[str]:
         """What is wrong with these values, one sentence each."""
         found = []
@@ -74,7 +84,12 @@ class Policy:
             found.append(
                 f"instance_mib is {self.instance_mib}: give the MiB one instance needs, such as 8192"
             )
-        for name in ("headroom_mib", "display_headroom_mib", "max_per_gpu"):
+        if not 0 <= self.instance_fraction < 1:
+            found.append(
+                f"instance_fraction is {self.instance_fraction}: give the part of a card's total that one "
+                "instance takes beside instance_mib, from 0 to less than 1"
+            )
+        for name in ("start_mib", "headroom_mib", "display_headroom_mib", "max_per_gpu"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 found.append(f"{name} is {value}: it cannot be below 0")
@@ -105,6 +120,7 @@ class Fit:
     """The result of the rule for one card or MIG GPU instance."""
 
     capacity: int
+    instance_mib: int
     usable_mib: int
     own_mib: int
     foreign_mib: int
@@ -117,15 +133,16 @@ def fit(memory: Memory, policy: Policy, own: Own | None = None, display: str = "
     """Applies the rule to one device's memory."""
     own = own or Own()
     headroom = policy.headroom_for(display)
+    instance = policy.instance_on(memory.total_mib)
     usable = max(0, memory.total_mib - memory.reserved_mib)
     # From ``free``, for what is not free cannot be had; ``used`` differs from this by 1 or 2 MiB of rounding.
     occupied = max(0, usable - memory.free_mib)
     # Taking each unmeasured container at its full share keeps what runs, and counts no more beside it than
     # fits in what is free now: (free + n shares - headroom) / share = n + (free - headroom) / share.
-    own_mib = min(occupied, own.mib + own.unmeasured * policy.instance_mib)
+    own_mib = min(occupied, own.mib + own.unmeasured * instance)
     foreign = occupied - own_mib
     room = max(0, usable - foreign - headroom)
-    by_memory = room // policy.instance_mib
+    by_memory = max(0, room - policy.start_mib) // instance
 
     cap = policy.class_of(memory.total_mib)
     limits = [(by_memory, f"memory: {by_memory}")]
@@ -137,8 +154,12 @@ def fit(memory: Memory, policy: Policy, own: Own | None = None, display: str = "
 
     reason = (
         f"{memory.total_mib} MiB total - {memory.reserved_mib} reserved - {foreign} foreign "
-        f"- {headroom} headroom = {room} MiB, room for {by_memory} x {policy.instance_mib} MiB"
+        f"- {headroom} headroom = {room} MiB, room for {by_memory} x {instance} MiB"
     )
+    if policy.instance_fraction:
+        reason += f" ({policy.instance_mib} and {policy.instance_fraction:g} of the total each)"
+    if policy.start_mib:
+        reason += f", {policy.start_mib} of it for one that starts"
     if cap is not None:
         reason += f"; class {cap.name} allows {cap.max_instances}"
     if policy.max_per_gpu is not None:
@@ -148,11 +169,11 @@ def fit(memory: Memory, policy: Policy, own: Own | None = None, display: str = "
     if own.unmeasured:
         reason += (
             f"; the driver does not tell the memory of {own.unmeasured} of them, "
-            f"taken as {policy.instance_mib} MiB each at most"
+            f"taken as {instance} MiB each at most"
         )
     if display:
         reason += "; a desktop may use this card" + (" (WDDM)" if display == "WDDM" else " (display active)")
-    return Fit(capacity, usable, own_mib, foreign, cap.name if cap else None, limit, reason)
+    return Fit(capacity, instance, usable, own_mib, foreign, cap.name if cap else None, limit, reason)
 
 
 def own_of(processes: Iterable[Process], owners: Mapping[int, str], gpu_instance_id: str = "") -> Own:
@@ -301,11 +322,11 @@ def _plan_card(
     elif card.compute_mode.startswith("Exclusive"):
         reason += f"; compute mode {card.compute_mode}: only one process at a time unless MPS runs"
     entry.update(_figures(found), capacity=capacity, reason=reason)
-    slots = _slots(card.uuid, capacity, policy)
+    slots = _slots(card.uuid, capacity, found.instance_mib + policy.start_mib)
     # The memory limit of each is the slot's own. What MPS may save in contexts is not counted: nobody has
     # shown how much that is.
     result.slots.extend({**slot, "mps": _mps_of(mps, capacity)} if mps else slot for slot in slots)
-    result.lines.append(_line(label, card.memory, found, capacity, policy, limit))
+    result.lines.append(_line(label, card.memory, found, capacity, limit))
 
 
 def _plan_mig(card: Card, driver: str, policy: Policy, owners: Mapping[int, str], result: Plan) -> None:
@@ -343,8 +364,8 @@ def _plan_mig(card: Card, driver: str, policy: Policy, owners: Mapping[int, str]
                     f"{device.gpu_instance_id}: {found.capacity} in all, {share} here"
                 )
             entry.update(_figures(found), capacity=share, reason=reason)
-            result.slots.extend(_slots(device.uuid, share, policy))
-            result.lines.append(_line(device_label, memory, found, share, policy, found.limit))
+            result.slots.extend(_slots(device.uuid, share, found.instance_mib + policy.start_mib))
+            result.lines.append(_line(device_label, memory, found, share, found.limit))
     devices.sort(key=lambda entry: int(entry["index"]))
 
 
@@ -396,8 +417,8 @@ def _unknown(label: str, unknown: str, entry: dict[str, Any], result: Plan) -> N
     result.unknown.append(Problem(f"{label.strip()}: memory unknown: {unknown}", explain_unknown(unknown)))
 
 
-def _slots(uuid: str, capacity: int, policy: Policy) -> list[dict[str, Any]]:
-    return [{"gpu": uuid, "index": index, "memory_mib": policy.instance_mib} for index in range(capacity)]
+def _slots(uuid: str, capacity: int, memory_mib: int) -> list[dict[str, Any]]:
+    return [{"gpu": uuid, "index": index, "memory_mib": memory_mib} for index in range(capacity)]
 
 
 def _mps_of(mps: Mapping[str, Any], slots: int) -> dict[str, Any]:
@@ -406,10 +427,10 @@ def _mps_of(mps: Mapping[str, Any], slots: int) -> dict[str, Any]:
     return {"thread_percentage": percentage, "pipe_dir": mps["pipe_dir"], "uid": mps["uid"]}
 
 
-def _line(label: str, memory: Memory, found: Fit, capacity: int, policy: Policy, limit: str) -> str:
+def _line(label: str, memory: Memory, found: Fit, capacity: int, limit: str) -> str:
     return (
         f"{label}: {memory.total_mib} MiB, {memory.reserved_mib} reserved, {found.foreign_mib} foreign "
-        f"-> {capacity} x {policy.instance_mib} MiB ({limit})"
+        f"-> {capacity} x {found.instance_mib} MiB ({limit})"
     )
 
 

@@ -30,12 +30,15 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._image_recipe
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._image_store import CHUNK_BYTES, Store
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._images import (
+    BUILD_REQUIREMENTS,
+    REQUIREMENTS,
     Host,
     Image,
     ImagesError,
     Target,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._rootfs import make_rootfs
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._source_tree import PYTHON, make_tree
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._tools import ToolError, find_tool, run
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._wheels import install_wheels
 
@@ -44,7 +47,9 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """Paths on this host. `python` has pip and chooses the wheels; `archives` is by name of the image.
+    """Paths on this host. `python` has pip and chooses the wheels.
+
+    `archives` is by name of the image, or `<image>/<tree>` for one of its trees.
 
     `folders` is an archive with one folder for each image that is built.
     """
@@ -76,9 +81,13 @@ def missing_tools(images: t.Iterable[Image], python: str) -> dict[str, str]:
     """Programs that building these images takes and this host lacks -> the Debian package that has them."""
     images = list(images)
     missing = {}
+    if any(tree.git for image in images for tree in image.trees) and not find_tool("git"):
+        missing["git"] = "git"
+    if any(image.builds_wheels for image in images) and not find_tool("g++"):
+        missing["g++"] = "g++"
     if any(image.needs_rootfs for image in images) and not find_tool("mmdebstrap"):
         missing["mmdebstrap"] = "mmdebstrap"
-    if any(image.needs_wheels for image in images):
+    if any(image.needs_wheels and not image.brings_python for image in images):
         try:
             run([python, "-c", "import pip"])
         except ToolError:
@@ -218,14 +227,25 @@ def _stage(image: Image, host: Host, settings: Settings, work: Path) -> tuple[Pa
     tree.mkdir(parents=True)
     if image.needs_rootfs:
         make_rootfs(origins[ROOTFS], image.packages, host.suite, own / "apt")
+    for source in image.trees:
+        origins[source.name] = own / "trees" / source.name
+        archive = settings.archives.get(f"{image.name}/{source.name}")
+        make_tree(source, settings.cache / "trees", archive, origins[source.name])
+    python = str(origins[PYTHON] / "bin/python3") if image.brings_python else settings.python
     if image.needs_wheels:
-        requirements = origins[FOLDER] / "requirements.txt"
-        install_wheels(settings.python, requirements, settings.cache / "wheels" / image.name, origins[WHEELS])
+        install_wheels(
+            python,
+            origins[FOLDER] / REQUIREMENTS,
+            settings.cache / "wheels" / image.name,
+            origins[WHEELS],
+            image.indexes,
+            origins[FOLDER] / BUILD_REQUIREMENTS if image.builds_wheels else None,
+        )
     for copy in image.recipe.copies:
         _place(image, copy, origins[copy.origin], tree)
     if any(tree.rglob("*.py")):
-        _compile(settings.python, tree)
-    return tree, host.python if image.needs_wheels else ""
+        _compile(python, tree)
+    return tree, host.python if image.needs_wheels and not image.brings_python else ""
 
 
 def _place(image: Image, copy: Copy, origin: Path, tree: Path) -> None:

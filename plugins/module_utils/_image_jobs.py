@@ -26,6 +26,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._images impor
     parse_images,
     targets,
 )
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._source_tree import check_file
 
 Params = t.Mapping[str, t.Any]
 
@@ -84,7 +85,10 @@ def bring(params: Params, check_mode: bool) -> dict[str, t.Any]:
         params["python"],
         Path(params["cache_dir"]),
         Path(params["folders_archive"]) if params["folders_archive"] else None,
-        {target.image.name: _archive_path(params, target) for target in due if target.image.path},
+        {
+            **{target.image.name: _archive_path(params, target) for target in due if target.image.path},
+            **{name: path for target in due for name, path in _tree_archives(params, target)},
+        },
     )
     result["seconds"] = provide(wanted, due, host, settings, lambda: _store(params))
     result["sizes_mib"] = {
@@ -166,15 +170,26 @@ def _archive_path(params: Params, target: Target) -> Path:
     return Path(params["archives"].get(target.image.name, target.image.path))
 
 
+def _tree_archives(params: Params, target: Target) -> t.Iterator[tuple[str, Path]]:
+    for tree in target.image.trees:
+        if tree.path:
+            name = f"{target.image.name}/{tree.name}"
+            yield name, Path(params["archives"].get(name, tree.path))
+
+
 def _check_host(params: Params, due: t.Sequence[Target], store: Store | None) -> None:
     """Refuse what would fail later for reasons this host shows now."""
     for target in due:
         if target.image.source == "archive" and target.image.remote_src:
             check_archive(target.image, _archive_path(params, target))
+        for tree in target.image.trees:
+            if tree.remote_src:
+                check_file(tree, Path(tree.path))
     # An engine elsewhere has its directory elsewhere.
     local = params["docker_host"].startswith("unix://")
     docker_root = store.docker_root() if store and local else "/var/lib/docker"
-    _need_space([params["cache_dir"], *([docker_root] if local else [])], params["minimum_free_mib"])
+    needed = max([params["minimum_free_mib"], *(target.image.free_mib for target in due)])
+    _need_space([params["cache_dir"], *([docker_root] if local else [])], needed)
 
 
 def _need_space(paths: t.Sequence[str], minimum_free_mib: int) -> None:

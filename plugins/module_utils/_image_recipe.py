@@ -35,7 +35,7 @@ class RecipeError(Exception):
 
 @dataclass(frozen=True)
 class Copy:
-    """One COPY: from the image's own folder, or from a tree made on the host (`rootfs`, `wheels`)."""
+    """One COPY: from the image's own folder, or from a tree that was made on the host, by its name."""
 
     origin: str
     sources: tuple[str, ...]
@@ -51,7 +51,12 @@ class Recipe:
     changes: tuple[str, ...]
 
     def uses(self, origin: str) -> bool:
-        return any(copy.origin == origin for copy in self.copies)
+        return origin in self.origins
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Where files come from; the image's own folder is the empty one."""
+        return frozenset(copy.origin for copy in self.copies)
 
 
 def parse_recipe(text: str, where: str) -> Recipe:
@@ -139,8 +144,10 @@ def _parse_copy(rest: str, place: str) -> Copy:
     *words, destination = rest.split() or [""]
     while words and words[0].startswith("--"):
         option, _unused, value = words.pop(0).partition("=")
-        if option != "--from" or value not in (ROOTFS, WHEELS):
-            raise RecipeError(f"{place}: COPY knows only --from={ROOTFS} and --from={WHEELS}.")
+        if option != "--from" or not re.fullmatch(r"[a-z0-9_]+", value):
+            raise RecipeError(
+                f"{place}: COPY knows only --from={ROOTFS}, --from={WHEELS}, and --from= the name of a tree."
+            )
         origin = value
     if not words:
         raise RecipeError(f"{place}: COPY wants at least one source and a destination.")

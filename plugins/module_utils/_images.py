@@ -16,11 +16,18 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._image_recipe import (
+    FOLDER,
     ROOTFS,
     WHEELS,
     Recipe,
     RecipeError,
     parse_recipe,
+)
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._source_tree import (
+    PYTHON,
+    SourceError,
+    SourceTree,
+    parse_trees,
 )
 
 # Part of every built image's hash. Raise it when a change of this code changes what an image holds.
@@ -29,6 +36,8 @@ LABEL_MANAGED = "voicefleet.managed"
 LABEL_ROLE = "voicefleet.role"
 LABEL_INPUTS = "voicefleet.inputs"
 LOCKED, NO_REQUIREMENTS = "locked", "none"
+# What the files with an image's Python packages are called on the host, whatever they are on the controller.
+REQUIREMENTS, BUILD_REQUIREMENTS = "requirements.txt", "build-requirements.txt"
 
 # Of module container_images; its action plugin, which gets them first, checks them too.
 ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
@@ -54,7 +63,10 @@ ARGUMENT_SPEC: dict[str, dict[str, t.Any]] = {
     "docker_host": {"type": "str", "default": "unix:///var/run/docker.sock"},
 }
 
-_DEFINITION_KEYS = ("folder", "dockerfile", "packages")
+_DEFINITION_KEYS = (
+    "folder", "dockerfile", "packages", "requirements", "build_requirements", "trees", "indexes",
+    "free_mib",
+)  # fmt: skip
 _SOURCE_KEYS: dict[str, tuple[str, ...]] = {
     "build": (),
     "registry": ("reference",),
@@ -79,7 +91,11 @@ class Host:
 
 @dataclass(frozen=True)
 class Image:
-    """One wanted image. For `build`: recipe, digest of its folder, packages of its root file system."""
+    """One wanted image. For `build`: recipe, digest of its folder, packages of its root file system.
+
+    A tree named `python` is the interpreter that the image brings along: it fetches the image's packages.
+    `indexes` are where it looks for them; the first replaces the host's own.
+    """
 
     name: str
     source: str
@@ -91,6 +107,10 @@ class Image:
     dockerfile: str = ""
     folder_digest: str = ""
     packages: tuple[str, ...] = ()
+    trees: tuple[SourceTree, ...] = ()
+    indexes: tuple[str, ...] = ()
+    builds_wheels: bool = False
+    free_mib: int = 0
 
     @property
     def verb(self) -> str:
@@ -107,6 +127,10 @@ class Image:
     @property
     def needs_wheels(self) -> bool:
         return self.recipe is not None and self.recipe.uses(WHEELS)
+
+    @property
+    def brings_python(self) -> bool:
+        return any(tree.name == PYTHON for tree in self.trees)
 
 
 @dataclass(frozen=True)
@@ -179,8 +203,10 @@ def targets(images: t.Sequence[Image], host: Host, repository: str, revision: st
                 image.folder_digest,
                 found[image.parent].reference if image.parent else None,
                 [host.suite, sorted(image.packages)] if image.needs_rootfs else None,
-                host.python if image.needs_wheels else None,
+                host.python if image.needs_wheels and not image.brings_python else None,
             ]
+            if image.trees:
+                inputs.append([[tree.name, tree.identity] for tree in image.trees])
         full = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
         found[image.name] = Target(image, f"{repository}/{image.name}:{full[:12]}", full)
     return list(found.values())
@@ -258,6 +284,10 @@ def _build(
         isinstance(package, str) and re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package) for package in packages
     ):
         raise ImagesError(f"Image {name}: packages must be a list of Debian package names, not {packages!r}.")
+    try:
+        trees = parse_trees(definition.get("trees") or {})
+    except SourceError as error:
+        raise ImagesError(f"Image {name}: {error}") from error
     image = Image(
         name,
         kind,
@@ -265,12 +295,39 @@ def _build(
         dockerfile=folder["dockerfile"],
         folder_digest=folder["digest"],
         packages=tuple(packages),
+        trees=trees,
+        indexes=_indexes(name, definition.get("indexes") or []),
+        builds_wheels=bool(definition.get("build_requirements")),
+        free_mib=_free_mib(name, definition.get("free_mib") or 0),
     )
+    names = {ROOTFS, WHEELS, *(tree.name for tree in trees)}
+    for origin in sorted(recipe.origins - names - {FOLDER}):
+        raise ImagesError(
+            f"Image {name}: its Dockerfile copies from {origin}, which is not among its trees."
+            f"{nearest(origin, names)}"
+        )
     if image.needs_rootfs and not packages:
         raise ImagesError(f"Image {name}: its Dockerfile copies from rootfs, but its packages are not given.")
     if image.needs_wheels:
         _check_requirements(name, folder["requirements"])
     return image
+
+
+def _free_mib(name: str, given: t.Any) -> int:
+    if not re.fullmatch(r"[0-9]+", str(given)):
+        raise ImagesError(f"Image {name}: free_mib must be the MiB that building it takes, not {given!r}.")
+    return int(given)
+
+
+def _indexes(name: str, given: t.Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(
+        isinstance(url, str) and re.fullmatch(r"((https?|file)://\S+)?", url) for url in given
+    ):
+        raise ImagesError(
+            f"Image {name}: indexes must be a list of addresses of package indexes, such as "
+            f"https://mirror.example.com/simple, not {given!r}."
+        )
+    return tuple(given)
 
 
 def _check_requirements(name: str, requirements: str) -> None:

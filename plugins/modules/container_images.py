@@ -30,8 +30,8 @@ options:
     default: present
   images:
     description:
-      - The images there are, by name, each a dictionary of C(folder), C(dockerfile) and C(packages), all
-        optional.
+      - The images there are, by name, each a dictionary of C(folder), C(dockerfile), C(packages),
+        C(requirements), C(build_requirements), C(trees), C(indexes) and C(free_mib), all optional.
       - C(folder) has the C(Dockerfile) and all files of the image. It is searched like the C(src) of a copy
         task, in the C(files) directories of the role and of the roles that included it, and is the name of
         the image unless given. C(dockerfile) is the name of a file in it, C(Dockerfile) unless given; several
@@ -40,9 +40,19 @@ options:
         only describes an image (C(CMD), C(ENTRYPOINT), C(ENV), C(EXPOSE), C(HEALTHCHECK), C(LABEL),
         C(STOPSIGNAL), C(USER), C(VOLUME), C(WORKDIR)). Nothing is run.
       - C(COPY --from=wheels) copies from what pip makes of the folder's C(requirements.txt), which must have
-        hashes.
+        hashes. C(requirements) names another file in the folder or anywhere on the controller, C(indexes)
+        where pip looks for the packages, the first in place of the host's own settings, the others beside it.
+      - With C(build_requirements), a file with hashes too, packages that come without wheels are built on the
+        host with what it names, and a compiler. Without it, only wheels are taken.
       - C(COPY --from=rootfs) copies from a root file system with C(packages), a list of Debian packages,
         unpacked with all they depend on.
+      - C(COPY --from=) another name copies from C(trees), a dictionary by that name. Each is a C(git)
+        repository with the full C(commit), or a C(url) or C(path) of an archive with its C(checksum)
+        (C(sha256:) and 64 hex digits); the path is on the controller unless C(remote_src). A directory that
+        is alone in an archive is left out. Submodules are not fetched, they are trees of their own.
+      - A tree named C(python) is the interpreter that the image brings along, with C(bin/python3) in it and
+        pip. It fetches the image's packages, whatever Python the host has.
+      - C(free_mib) is what O(minimum_free_mib) is at least when this image is to be built.
     type: dict
     default: {}
   sources:

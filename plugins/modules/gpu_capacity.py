@@ -63,6 +63,19 @@ options:
       - Memory in MiB that one instance needs at most, its CUDA context included.
     type: int
     default: 8192
+  instance_fraction:
+    description:
+      - What an instance takes beside O(instance_mib), as a part of the card's total memory. vLLM inside
+        CosyVoice takes V(0.2), which is 4.8 GiB on a 24 GB card and 16 GiB on an 80 GB card.
+      - Of a MIG device it is a part of the device's memory.
+    type: float
+    default: 0
+  start_mib:
+    description:
+      - Memory in MiB that an instance takes beside that while it starts. Kept free once on each card, since
+        instances start one after another, and part of RV(slots[].memory_mib).
+    type: int
+    default: 0
   headroom_mib:
     description:
       - Memory in MiB that stays free on each card, or MIG device, beside all instances.
@@ -154,9 +167,8 @@ options:
     type: bool
     default: false
 notes:
-  - Footprints differ. An engine that takes a fraction of the card's total (vLLM inside CosyVoice takes 0.2 of
-    it) needs an O(instance_mib) of its own per kind of card; set it as a host or group variable.
-  - Start instances on one card one after another. Some need more memory while they start than later.
+  - Start instances on one card one after another. Some need more memory while they start than later, see
+    O(start_mib).
   - Error-correcting memory (ECC) is in the total already, and is never subtracted again.
 seealso:
   - module: voicefleet.cosyvoice.replica_plan
@@ -343,7 +355,7 @@ msg:
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -366,6 +378,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._container_pr
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._mig import LayoutError
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi import query
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_output import (
+    Card,
     Report,
     SmiError,
     decode,
@@ -379,6 +392,8 @@ ARGUMENTS = {
     "timeout_seconds": {"type": "int", "default": 60},
     "xml_file": {"type": "path"},
     "instance_mib": {"type": "int", "default": 8192},
+    "instance_fraction": {"type": "float", "default": 0.0},
+    "start_mib": {"type": "int", "default": 0},
     "headroom_mib": {"type": "int", "default": 512},
     "display_headroom_mib": {"type": "int"},
     "max_per_gpu": {"type": "int"},
@@ -406,6 +421,8 @@ def main() -> None:
     options = module.params
     policy = Policy(
         instance_mib=options["instance_mib"],
+        instance_fraction=options["instance_fraction"],
+        start_mib=options["start_mib"],
         headroom_mib=options["headroom_mib"],
         display_headroom_mib=options["display_headroom_mib"],
         max_per_gpu=options["max_per_gpu"],
@@ -432,7 +449,9 @@ def main() -> None:
         chosen = {card.uuid for card in report.cards}
         message = message or " ".join(text for uuid, text in wrong if uuid in chosen)
         if declared.mps and chosen & {*declared.mps["cards"]}:
-            message = message or mps_problem(declared.mps, policy, to_come=options["sharing"] is not None)
+            message = message or mps_problem(
+                declared.mps, policy, report.cards, to_come=options["sharing"] is not None
+            )
     except (NoSuchGpuError, LayoutError, SmiError) as error:
         message = message or str(error)
 
@@ -471,14 +490,15 @@ def as_declared(
     return [(uuid, f"{text} {remedy}") for uuid, text in wrong]
 
 
-def mps_problem(mps: Mapping[str, Any], policy: Policy, to_come: bool) -> str:
+def mps_problem(mps: Mapping[str, Any], policy: Policy, cards: Sequence[Card], to_come: bool) -> str:
     """Why replicas cannot be clients of the daemon."""
     limit = int(mps.get("memory_mib") or 0)
-    if 0 < limit < policy.instance_mib:
+    sizes = [card.memory.total_mib for card in cards if card.memory and card.uuid in mps["cards"]]
+    needed = max((policy.instance_on(size) for size in sizes), default=policy.instance_mib) + policy.start_mib
+    if 0 < limit < needed:
         return (
-            f"instance_mib is {policy.instance_mib}, and MPS on this host gives no client more than {limit} "
-            f"MiB. "
-            "Raise gpu_sharing_mps_memory_mib, or set it to 0: every replica has its own limit."
+            f"One instance takes {needed} MiB, and MPS on this host gives no client more than "
+            f"{limit} MiB. Raise gpu_sharing_mps_memory_mib, or set it to 0: every replica has its own limit."
         )
     return "" if to_come else _sharing.daemon_problem(mps)
 

@@ -18,7 +18,7 @@ ROLES = Path(__file__).parents[2] / "roles"
 
 def files(trt: bool) -> list[str]:
     text = yaml.safe_load((ROLES / "cosyvoice/vars/main.yml").read_text())["__cosyvoice_weights_files"]
-    variables = {"cosyvoice_environment": {"SPEECH_TRT": trt}}
+    variables = {"cosyvoice_trt": trt}
     found: list[str] = Templar(DataLoader(), variables=variables).template(trust_as_template(text))
     return found
 

@@ -14,6 +14,7 @@ import random
 from collections import deque
 
 from .errors import SpeechError
+from .older_python import timeout
 
 _FIRST_GUESS_SECONDS = 2.0  # a service time, until the first is known
 _WEIGHT = 0.2  # of the newest service time in the moving average
@@ -59,7 +60,7 @@ class Admission:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with timeout(timeout_seconds):
                 await place
         except BaseException as error:
             if place in self._waiting:

@@ -12,6 +12,7 @@ from pathlib import Path
 from .engines.base import Engine
 from .settings import Settings
 
+_CHUNK_BYTES = 1 << 20
 _DIGEST_CHARACTERS = 12  # of the digest, where it stands in for a revision
 
 
@@ -46,6 +47,9 @@ def digests(files: Mapping[str, Path]) -> dict[str, str]:
     """SHA-256 of each file, by name, in the order of the names."""
     found = {}
     for name in sorted(files):
+        digest = hashlib.sha256()
         with files[name].open("rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        found[name] = digest.hexdigest()
     return found

@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
+
+from .older_python import UTC
 
 
 class JsonFormatter(logging.Formatter):

@@ -7,11 +7,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from .audio import wav_header
+from .older_python import UTC
 
 _LOG = logging.getLogger(__name__)
 

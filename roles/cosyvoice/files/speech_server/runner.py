@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Generator
 from queue import SimpleQueue
 
+from .older_python import timeout_at
 from .watchdog import Watchdog
 
 _Task = tuple[Callable[[], None], "asyncio.Future[None]"]
@@ -92,7 +93,7 @@ class Job:
 
     async def read(self, deadline: float) -> bytes | None:
         """Return the next part, None at the end; raises WorkFailed, or TimeoutError at the deadline."""
-        async with asyncio.timeout_at(deadline):
+        async with timeout_at(deadline):
             part = await self._parts.get()
         if isinstance(part, Exception):
             raise WorkFailed from part

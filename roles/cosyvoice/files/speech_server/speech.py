@@ -27,6 +27,7 @@ from .engines.base import Engine, Synthesis, WishRefused
 from .errors import SpeechError
 from .frame import Record, record_of
 from .metrics import Metrics
+from .older_python import timeout_at
 from .outputs import Output
 from .readiness import Readiness
 from .runner import Job, Runner, WorkFailed
@@ -294,7 +295,7 @@ class Stream(Response):
         try:
             while part is not None:
                 # A caller who does not read is cut at the deadline too: he must not hold up a shutdown.
-                async with asyncio.timeout_at(self._deadline):
+                async with timeout_at(self._deadline):
                     await self._body(send, self._event("speech.audio.delta", part) if self._events else part)
                 part = await self._job.read(self._deadline)
         except (WorkFailed, TimeoutError) as error:

@@ -155,6 +155,9 @@ def test_bounds_of_the_24_gb_class_are_part_of_it(total: int, expected: int) -> 
     ("policy", "words"),
     [
         (Policy(instance_mib=0), "instance_mib is 0"),
+        (Policy(instance_fraction=1), "instance_fraction is 1: give the part of a card's total"),
+        (Policy(instance_fraction=-0.1), "instance_fraction is -0.1"),
+        (Policy(start_mib=-1), "start_mib is -1"),
         (Policy(headroom_mib=-1), "headroom_mib is -1"),
         (Policy(display_headroom_mib=-1), "display_headroom_mib is -1"),
         (Policy(max_per_gpu=-2), "max_per_gpu is -2"),
@@ -169,6 +172,53 @@ def test_mistakes_name_the_option_and_the_value(policy: Policy, words: str) -> N
 
 def test_no_mistakes_in_the_defaults() -> None:
     assert Policy().mistakes() == []
+
+
+# --- instances that take a part of the card -----------------------------------------------------------------
+
+VLLM = Policy(instance_mib=4096, instance_fraction=0.2, start_mib=6144)
+
+
+@pytest.mark.parametrize(
+    ("total", "reserved", "need", "expected"),
+    [
+        (12288, 240, 6554, 0),  # one would fit, but for what it takes to start
+        (16380, 340, 7372, 1),
+        (24564, 346, 9009, 1),  # the class allows two
+        (49140, 600, 13924, 3),
+        (81559, 551, 20408, 3),
+        (143771, 614, 32851, 4),
+    ],
+)
+def test_what_an_instance_takes_grows_with_the_card(
+    total: int, reserved: int, need: int, expected: int
+) -> None:
+    found = fit(Memory(total, reserved, 0, total - reserved), VLLM)
+    assert (found.instance_mib, found.capacity) == (need, expected)
+
+
+def test_cards_of_two_sizes_have_slots_of_two_sizes() -> None:
+    small, large = Card("NVIDIA A10G", 23028, 298), Card("NVIDIA A100-SXM4-80GB", 81920, 869)
+    result = planned(small, large, policy=VLLM)
+    # What it takes to start is what it may use, too: MPS would end it otherwise.
+    assert [slot["memory_mib"] for slot in result.slots] == [4096 + 4606 + 6144] + [4096 + 16384 + 6144] * 3
+    assert result.summary.splitlines()[0].endswith("-> 1 x 8702 MiB (memory: 1)")
+    assert (
+        "room for 1 x 8702 MiB (4096 and 0.2 of the total each), 6144 of it for one that starts"
+        in (result.gpus[0]["reason"])
+    )
+
+
+def test_a_part_is_of_the_mig_device() -> None:
+    card = Card("NVIDIA A100-SXM4-80GB", 81920, 869, mig=[Mig(1, 0, 40192), Mig(3, 0, 19968)])
+    assert [device["capacity"] for device in planned(card, policy=VLLM).gpus[0]["mig_devices"]] == [2, 1]
+
+
+def test_unmeasured_own_instances_are_taken_at_their_part() -> None:
+    in_use = 9000
+    result = planned(busy("N/A", in_use=in_use), owners={100: "a" * 64}, policy=VLLM)
+    assert result.gpus[0]["own_mib"] == in_use
+    assert result.capacity == planned(busy(), policy=VLLM).capacity
 
 
 # --- a desktop on the card ----------------------------------------------------------------------------------

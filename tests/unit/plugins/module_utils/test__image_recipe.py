@@ -56,8 +56,8 @@ def test_scratch_is_no_parent() -> None:
         ("FROM scratch\nCOPY ../x /y", "'..' leads out"),
         ("FROM scratch\nCOPY x /../y", "'..' leads out"),
         ("FROM scratch\nCOPY a b /y", "must end in '/'"),
-        ("FROM scratch\nCOPY --from=elsewhere a /y", "only --from=rootfs and --from=wheels"),
-        ("FROM scratch\nCOPY --chown=1 a /y", "only --from=rootfs and --from=wheels"),
+        ("FROM scratch\nCOPY --from=Else:1 a /y", "only --from=rootfs, --from=wheels, and"),
+        ("FROM scratch\nCOPY --chown=1 a /y", "only --from=rootfs, --from=wheels, and"),
     ],
 )
 def test_refuses_by_file_and_line(text: str, message: str) -> None:

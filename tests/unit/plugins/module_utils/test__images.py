@@ -184,3 +184,47 @@ def test_requirements_without_a_hash_are_named() -> None:
     bad = {"server": folder("FROM scratch\nCOPY --from=wheels / /", requirements="flask==3")}
     with pytest.raises(ImagesError, match=r"'flask==3' in requirements\.txt has no --hash"):
         parse_images({"server": {}}, {}, ["server"], bad)
+
+
+TREES: dict[str, Any] = {
+    "python": {"url": "https://example.com/python.tar.gz", "checksum": DIGEST},
+    "code": {"git": "https://example.com/code.git", "commit": "ab" * 20},
+}
+MODEL = folder(
+    "FROM base\nCOPY --from=python / /opt/\nCOPY --from=wheels / /lib/\nCOPY --from=code /a /a", "d", LOCKED
+)
+
+
+def model(host: Host = HOST, **changes: Any) -> str:
+    """The reference of an image with trees."""
+    definitions = {**DEFINITIONS, "server": {"trees": TREES, "build_requirements": "build.txt", **changes}}
+    return references(definitions, folders={**FOLDERS, "server": MODEL}, host=host)["server"]
+
+
+def test_an_image_with_trees_changes_with_what_they_are_and_not_with_where_they_are() -> None:
+    moved = {
+        "python": {"path": "/srv/python.tar.gz", "checksum": DIGEST, "remote_src": True},
+        "code": {**TREES["code"], "git": "https://mirror.example.com/code.git"},
+    }
+    assert model(trees=moved, indexes=["https://mirror.example.com/simple"]) == model()
+    assert model(trees={**TREES, "code": {**TREES["code"], "commit": "cd" * 20}}) != model()
+
+
+def test_an_image_with_its_own_python_does_not_change_with_the_hosts() -> None:
+    assert model(Host("bookworm", "x86_64", "3.13")) == model()
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ({"trees": {"code": TREES["code"]}}, "copies from python, which is not among its trees"),
+        ({"trees": {**TREES, "code": {}}}, "Image server: Tree code: give exactly one of git"),
+        ({"indexes": "https://example.com"}, "indexes must be a list of addresses"),
+        ({"indexes": ["example.com/simple"]}, "not ['example.com/simple']"),
+        ({"free_mib": "much"}, "free_mib must be the MiB that building it takes, not 'much'"),
+    ],
+)
+def test_refuses_trees_and_indexes_that_cannot_be(definition: dict[str, Any], message: str) -> None:
+    with pytest.raises(ImagesError) as error:
+        model(**definition)
+    assert message in str(error.value)

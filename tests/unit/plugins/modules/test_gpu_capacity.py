@@ -113,6 +113,8 @@ def test_options_reach_the_rule(run: Run, play: Play) -> None:
     result = run(smi_command=STAND_IN, gpus=["1"], instance_mib=6000)
     assert result["slots"][0] == {"gpu": "GPU-b", "index": 0, "memory_mib": 6000}
     assert [gpu["uuid"] for gpu in result["gpus"]] == ["GPU-b"]
+    result = run(smi_command=STAND_IN, gpus=["1"], instance_mib=4096, instance_fraction=0.2, start_mib=2048)
+    assert [slot["memory_mib"] for slot in result["slots"]] == [4096 + 4607 + 2048] * 2
 
 
 def test_card_that_is_not_there_fails_and_shows_what_is(run: Run, play: Play) -> None:

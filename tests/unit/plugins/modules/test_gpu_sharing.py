@@ -232,7 +232,10 @@ def test_slots_of_a_shared_card_have_even_shares(bench: Bench, control: Callable
     bench.declare(**MPS, mps_thread_percentage=40)
     assert bench.slots()["slots"][0]["mps"]["thread_percentage"] == 40
     bench.declare(**MPS, mps_memory_mib=8000)
-    assert "instance_mib is 8192, and MPS on this host gives no client more than 8000" in bench.slots()["msg"]
+    assert (
+        "One instance takes 8192 MiB, and MPS on this host gives no client more than 8000"
+        in bench.slots()["msg"]
+    )
 
 
 def test_a_daemon_that_does_not_answer_is_an_error(bench: Bench, control: Callable[[str], None]) -> None:
