@@ -82,9 +82,8 @@ def fleets_of(made: Lab, share_of_a_core: float) -> list[Fleet]:
         Fleet(made, f"way{number}", share_of_a_core, max_queued=way.max_queued)
         for number, way in enumerate(WAYS)
     ]
-    for fleet in fleets:
+    for fleet in fleets:  # one after the other: loading takes all of a core
         fleet.grow()
-    for fleet in fleets:
         fleet.wait_serving()
     return fleets
 

@@ -347,7 +347,7 @@ class Sender:
 
     def _pause(self, answer: Answer, intended: float) -> float | None:
         """How long to wait before asking again; None when there is no reason to, or no time."""
-        if answer.status != 503 or "retry-after" not in answer.headers:
+        if not self.config.retry_seconds or answer.status != 503 or "retry-after" not in answer.headers:
             return None
         pause = float(answer.headers["retry-after"])
         again = time.monotonic() + pause - intended
