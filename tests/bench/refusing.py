@@ -107,6 +107,12 @@ def main() -> None:
         fleets = fleets_of(made, options.share_of_a_core)
         one = capacity(fleets)
         rate, deadline = options.load * one, options.deadline or ANSWERS / one
+        if options.seconds * (options.load - 1) < 2 * deadline:
+            sys.exit(
+                f"A replica answers {one:.2f} requests a second here and now ({load_average()}): in "
+                f"{options.seconds:g} s no queue becomes longer than callers are patient. Make --seconds "
+                "longer, or try again when the machine is quieter."
+            )
         print(
             f"A replica, on {options.share_of_a_core:g} of a core, answers {one:.2f} requests a second; each "
             f"gets {rate:.2f} for {options.seconds:g} s.\nIn time is a first sound within "
