@@ -65,7 +65,6 @@ class Lab:
         self.client, self.data_dir = client, data_dir
         self.id = f"vfb{uuid.uuid4().hex[:8]}"
         self.base_image = image(client, "base")
-        self.image_id = _replica.image_id(client, self.base_image)
         self.traefik = client.containers.create(
             image(client, "traefik"),
             [
@@ -107,9 +106,21 @@ class Lab:
         load_balancer: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Of one replica, as role gpu_service has it made; C(load_balancer) are options of its service."""
+        return self.config_of(
+            service, number, self.specification(service, revision, environment, load_balancer)
+        )
+
+    def specification(
+        self,
+        service: str,
+        revision: str,
+        environment: Mapping[str, str],
+        load_balancer: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Of a replica of the hard service."""
         router, server = "traefik.http.routers", "traefik.http.services"
         options = {"server.port": str(PORT), "strategy": "p2c", **(load_balancer or {})}
-        specification: dict[str, Any] = {
+        return {
             "image": self.base_image,
             "revision": revision,
             "command": ["python3", "-I", "-S", "/server.py"],
@@ -144,8 +155,12 @@ class Lab:
             "memory_mib": 0,
             "stop_timeout_seconds": STOP_TIMEOUT_SECONDS,
         }
+
+    def config_of(self, service: str, number: int, specification: dict[str, Any]) -> dict[str, Any]:
+        """What the container of one replica is created from; its directories are made."""
         slot = Slot(None, number - 1)
-        config = spec.container_config(service, number, slot, specification, self.image_id, self.data_dir)
+        image_id = _replica.image_id(self.client, specification["image"])
+        config = spec.container_config(service, number, slot, specification, image_id, self.data_dir)
         directories = spec.replica_directories(self.data_dir, service, config["name"], slot.key)
         _replica.make_directories(directories, config["user"])
         return config

@@ -20,7 +20,7 @@ import sys
 import time
 import urllib.parse
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 # How long, in seconds, the streams are that callers ask for, and how often: mostly short, some very long.
@@ -57,6 +57,7 @@ class Outcome:
     whole: float
     body_bytes: int
     kept_alive: bool  # on a connection that had been used before
+    attempts: int = 1
 
     @property
     def ended(self) -> float:
@@ -87,6 +88,9 @@ class Config:
     send_seconds: float = math.inf  # by itself it ends then
     seed: int = 0
     at_random: bool = False  # the moments: Poisson, as callers come in life, and not evenly spaced
+    texts: Sequence[str] = SENTENCES  # speech: drawn from these
+    # Who is refused asks again when Retry-After says, but no later than so many seconds after his moment.
+    retry_seconds: float = 0.0
 
 
 class AnswerError(Exception):
@@ -218,10 +222,11 @@ class SpeechKind:
 
         self.wave = _wave
         self.path = urllib.parse.urlsplit(config.url).path.rstrip("/") + "/v1/audio/speech"
+        self.texts = config.texts
         self.rng = rng
 
     def ask(self) -> tuple[float, str, bytes, str]:
-        text = self.rng.choice(SENTENCES)
+        text = self.rng.choice(self.texts)
         body = json.dumps({"input": text, "response_format": "wav"}).encode()
         return len(text) * SPEECH_SECONDS_PER_CHARACTER, self.path, body, "application/json"
 
@@ -291,16 +296,23 @@ class Sender:
         late = time.monotonic() - intended
         connection: Connection | None = None
         keep = False
+        attempts = 1
         try:
+            request = (
+                f"POST {path} HTTP/1.1\r\nHost: {self.host}\r\nX-Request-Id: {request_id}\r\n"
+                f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+                f"{'Connection: close' if alone else 'Connection: keep-alive'}\r\n\r\n"
+            ).encode() + body
             async with asyncio.timeout(asked + self.config.patience_seconds):
                 connection = await self._connection(alone)
                 kept_alive = connection.used
-                request = (
-                    f"POST {path} HTTP/1.1\r\nHost: {self.host}\r\nX-Request-Id: {request_id}\r\n"
-                    f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-                    f"{'Connection: close' if alone else 'Connection: keep-alive'}\r\n\r\n"
-                ).encode() + body
                 keep = await connection.exchange(request, answer)
+                while (pause := self._pause(answer, intended)) is not None:
+                    connection.writer.close()
+                    await asyncio.sleep(pause)
+                    attempts, answer = attempts + 1, Answer()
+                    connection = await self._connection(alone)
+                    keep = await connection.exchange(request, answer)
             result = self._judge(asked, request_id, answer)
         except AnswerError as error:
             reason = str(error)
@@ -329,8 +341,17 @@ class Sender:
                 whole=now - intended,
                 body_bytes=len(answer.body),
                 kept_alive=kept_alive,
+                attempts=attempts,
             )
         )
+
+    def _pause(self, answer: Answer, intended: float) -> float | None:
+        """How long to wait before asking again; None when there is no reason to, or no time."""
+        if not self.config.retry_seconds or answer.status != 503 or "retry-after" not in answer.headers:
+            return None
+        pause = float(answer.headers["retry-after"])
+        again = time.monotonic() + pause - intended
+        return pause if again <= self.config.retry_seconds else None
 
     async def _connection(self, alone: bool) -> Connection:
         while self.idle and not alone:

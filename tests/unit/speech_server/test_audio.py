@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import os
 import wave
 
 import av
@@ -46,6 +48,26 @@ def test_every_format_holds_the_same_sound(name: str) -> None:
 def test_without_samples_there_are_no_bytes(name: str) -> None:
     encoder = Encoder(FORMATS[name], RATE_HZ)
     assert encoder.encode(np.zeros(0, np.float32)) + encoder.finish() == b""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_given_up_leaves_no_thread_behind(name: str) -> None:
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    gc.collect()
+    before = threads()
+    gc.disable()
+    try:
+        for parts in (0, 1, 1, 1):
+            encoder = Encoder(FORMATS[name], RATE_HZ)
+            for _ in range(parts):
+                encoder.encode(tone(0.7))
+            encoder.close()
+            del encoder
+        assert threads() <= before
+    finally:
+        gc.enable()
 
 
 def test_a_whole_wav_knows_its_length() -> None:

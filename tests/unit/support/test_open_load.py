@@ -196,6 +196,22 @@ def test_the_senders_own_lateness_is_told_and_counts_in_what_callers_waited() ->
     assert f"late by {report.late(0.99):.3f} s" in str(report)
 
 
+@pytest.mark.parametrize(("patience_seconds", "result", "attempts"), [(5, "ok", 2), (0.5, "refused", 1)])
+def test_who_is_refused_asks_again_while_there_is_time(
+    patience_seconds: float, result: str, attempts: int
+) -> None:
+    seen: list[str] = []
+
+    async def handler(request_id: str, _reader: object, writer: asyncio.StreamWriter) -> None:
+        seen.append(request_id)
+        full = counted("503 Service Unavailable", "full", "Retry-After: 1")
+        writer.write((full if len(seen) == 1 else chunked("....", END)).replace("{id}", request_id).encode())
+
+    (outcome,) = asyncio.run(load(handler, send_seconds=0, retry_seconds=patience_seconds)).outcomes
+    assert (outcome.result, outcome.attempts, len(seen)) == (result, attempts, attempts)
+    assert outcome.whole >= attempts - 1  # all of it counts
+
+
 def test_a_report_refuses_what_is_missing_lost_or_refused() -> None:
     whole = answer_to_one(chunked("....", END))
     lost = answer_to_one("")

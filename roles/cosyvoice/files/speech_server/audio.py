@@ -53,6 +53,8 @@ FORMATS = {
 class Encoder:
     """One answer's way from samples to bytes. Used by one thread; `finish` exactly once, at the end.
 
+    `close` in any case: without it the threads of a coder live on until the garbage collector comes round.
+
     With `whole`, wav bytes come out only at the end and their header holds the true length; otherwise it
     holds the largest possible one, as every streamed wav does.
     """
@@ -84,6 +86,10 @@ class Encoder:
         """Return the rest."""
         return self._through(None) + self._sink.finish() if self._samples_out else b""
 
+    def close(self) -> None:
+        """Let go of everything, finished or not."""
+        self._sink.close()
+
     def _through(self, frame: AudioFrame | None) -> bytes:
         out = b""
         for resampled in self._resampler.resample(frame):
@@ -98,6 +104,9 @@ class _Raw:
 
     def finish(self) -> bytes:
         return b""
+
+    def close(self) -> None:
+        pass
 
 
 class _Wav(_Raw):
@@ -144,6 +153,9 @@ class _Muxed:
         rest = self.write(None)
         self._container.close()
         return rest + self._taken()
+
+    def close(self) -> None:
+        self._container.close()
 
     def _taken(self) -> bytes:
         out = bytes(self._out)

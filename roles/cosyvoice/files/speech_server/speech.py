@@ -222,6 +222,7 @@ class _Work:
             at_the_end.callback(chunks.close)
             one_piece = len(sentences(wish.text)) == 1 and not self.engine.streams_within_sentences(wish)
             encoder = Encoder(self.format_, self.engine.sample_rate_hz, whole=one_piece)
+            at_the_end.callback(encoder.close)
             for samples in chunks:
                 yield self._kept(encoder.encode(samples))
                 self.audio_seconds = encoder.audio_seconds

@@ -5,7 +5,7 @@
 Words in a text that make it misbehave:
 Clip-once, Clip-always: four tokens, the first time or every time. Explode: the thread dies after some tokens.
 Explode-early: before the first. Stuck: the thread waits after a second until `release` is set; Stuck-early:
-after three. Mute: silence. Broken: NaN.
+after three. Slowly: it takes its time, 40 times as quick as speech. Mute: silence. Broken: NaN.
 Flow-dies: an exception in the second chunk, outside the thread.
 """
 
@@ -15,6 +15,7 @@ import threading
 import time
 import uuid as uuids
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,12 @@ from .frontend import END_OF_PROMPT
 RATE_HZ = 24000
 TOKENS_PER_SECOND = 25
 SAMPLES_PER_TOKEN = RATE_HZ // TOKENS_PER_SECOND
+MEL_BINS, MEL_FRAMES_PER_TOKEN = 80, 2
 LETTERS_PER_SECOND = 15
 WIDE_PER_SECOND = 4.5
 CLIPPED_TOKENS = 4
 POLL_SECONDS = 0.002  # upstream: 0.1
+THREAD = "llm-stand-in"
 PRE_LOOKAHEAD = 3
 
 
@@ -58,6 +61,8 @@ class CosyVoice3Model:
         llm_embedding: Tensor,
         uuid: str,
     ) -> None:
+        # So that who looks at the process from outside can count these threads.
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(THREAD, encoding="ascii")
         ids = [*prompt_text.numpy()[0], *text.numpy()[0]]
         assert END_OF_PROMPT in ids, "<|endofprompt|> not detected in CosyVoice3 text or prompt_text"
         words = spelled(text).partition("<|endofprompt|>")
@@ -70,6 +75,8 @@ class CosyVoice3Model:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             if number == 40 and "Explode" in words[0] + words[2]:
                 raise RuntimeError("CUDA out of memory")
+            if "Slowly" in words[0] + words[2]:
+                time.sleep(1 / 40 / TOKENS_PER_SECOND)
             self.tts_speech_token_dict[uuid].append(number)
         self.llm_end_dict[uuid] = True
 
@@ -142,7 +149,7 @@ class CosyVoice3Model:
         thread = threading.Thread(
             target=self.llm_job,
             args=(text, prompt_text, llm_token, llm_embedding, this_uuid),
-            name="llm-stand-in",
+            name=THREAD,
             daemon=True,  # upstream's is not; a test that leaves one hanging must end all the same
         )
         thread.start()
@@ -154,6 +161,8 @@ class CosyVoice3Model:
                 if len(made) - offset >= hop + PRE_LOOKAHEAD:
                     speech = self.token2wav(made[: offset + hop], pitch_hz, offset, speed, False, True, words)
                     offset += hop
+                    mel = np.full((1, MEL_BINS, offset * MEL_FRAMES_PER_TOKEN), -1, np.float32)
+                    self.hift_cache_dict[this_uuid] = {"mel": Tensor(mel)}  # all there is so far
                     self.token_hop_len = min(
                         self.token_max_hop_len, self.token_hop_len * self.stream_scale_factor
                     )
