@@ -111,6 +111,7 @@ class Calibration:
         self.client, self.smi_command, self.place = client, smi_command, place
         self.start_timeout_seconds = start_timeout_seconds
         self.progress, self.still_ours = progress, still_ours
+        self.began = 0.0  # when the container was started, by the monotonic clock
 
     def __call__(self, service: str, config: dict[str, t.Any], data_dir: str, work: Work) -> Measured:
         """C(config) is what C(config_of) gives."""
@@ -128,6 +129,7 @@ class Calibration:
     def _measure(self, container_id: str, meter: Meter, work: Work) -> Measured:
         tell = self.progress.tell
         tell(f"start: on {self.place.label}")
+        self.began = time.monotonic()
         _replica.start(self.client, container_id)
         _replica.wait_healthy(self.client, container_id, self.start_timeout_seconds, tell)
         measured = Measured(start_mib=self._read(meter, container_id))
@@ -154,6 +156,8 @@ class Calibration:
         most = meter.part()
         if most:
             return most
+        if not _replica.look(self.client, container_id).running:
+            raise _replica.stopped(self.client, container_id, time.monotonic() - self.began)
         seen = meter.trouble or "it does not use the card, whatever its health check says"
         raise ReplicaError(
             f"nvidia-smi shows no memory of {_replica.look(self.client, container_id).name} on "
