@@ -80,8 +80,8 @@ class Fleet:
     def edge(self) -> str:
         """The address of a Traefik that sends callers to the hosts that can serve.
 
-        A host that is drained whole says 503, with Retry-After. Trying another one at once (middleware retry with a
-        status) is no way: 4 of 3110 answers came without their headers then.
+        A host that is drained whole says 503, with Retry-After. Trying another one at once (middleware retry
+        with a status) is no way: 4 of 3110 answers came without their headers then.
         """
         balancer = {
             "servers": [{"url": f"http://{host.address}"} for host in self.hosts],
