@@ -12,10 +12,10 @@ import hashlib
 import re
 import shutil
 import typing as t
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible.module_utils.urls import open_url
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._tools import ToolError, redact, run
 
 PYTHON = "python"
@@ -163,8 +163,7 @@ def _fetch_commit(source: SourceTree, file: Path) -> None:
 def _download(source: SourceTree, file: Path) -> None:
     part = file.with_suffix(".part")
     try:
-        # The address is the operator's own, and what comes is held against its checksum.
-        with urllib.request.urlopen(source.url, timeout=_TIMEOUT_SECONDS) as answer, part.open("wb") as out:  # noqa: S310
+        with open_url(source.url, timeout=_TIMEOUT_SECONDS) as answer, part.open("wb") as out:
             shutil.copyfileobj(answer, out, _CHUNK_BYTES)
         check_file(source, part)
         part.replace(file)
