@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import av
 from av.audio.frame import AudioFrame
@@ -50,6 +50,10 @@ FORMATS = {
 }
 
 
+# From PyAV 19 on a resampler's threads live until the garbage collector comes round, and need not be there.
+_ONE_THREAD: dict[str, Any] = {"threads": 1} if hasattr(AudioResampler, "threads") else {}
+
+
 class Encoder:
     """One answer's way from samples to bytes. Used by one thread; `finish` exactly once, at the end.
 
@@ -61,7 +65,7 @@ class Encoder:
 
     def __init__(self, format_: Format, source_rate_hz: int, whole: bool = False):
         self._source_rate_hz = source_rate_hz
-        self._resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+        self._resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ, **_ONE_THREAD)
         self._sink: _Raw | _Wav | _Muxed
         if format_.codec:
             self._sink = _Muxed(format_)
