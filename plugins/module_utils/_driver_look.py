@@ -91,9 +91,8 @@ def look(request: Request, record: Json) -> Json:
     candidates = _driver_state.candidates(wanted.wanted)
     if request.upgrading:
         # The pins of the build that is there would hide the newer ones.
-        candidates |= _driver_packages.newest(
-            _driver_state.offered(wanted.driver), choice.branch, request.wish.version
-        )
+        offered = _driver_state.offered(wanted.driver)
+        candidates.update(_driver_packages.newest(offered, choice.branch, request.wish.version))
     plan = _driver_plan.plan(
         cards,
         request.wish,

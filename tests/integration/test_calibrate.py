@@ -8,13 +8,9 @@ hand, and lets go of it when they end: only who looks meanwhile sees the most th
 
 from __future__ import annotations
 
-import io
-import math
 import re
 import shutil
-import struct
 import time
-import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -23,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from gpu_host.host import ROOT, GpuHost, HostError
+from recorded_voices import tone
 
 SPEECH = "/opt/tts"  # likewise
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -275,7 +272,7 @@ def test_the_playbook_with_the_speech_server(fleet: Fleet, tmp_path: Path) -> No
                 file.write_text(line, encoding="utf-8")
     voice = tmp_path / "voices/default"
     voice.mkdir(parents=True)
-    (voice / "prompt.wav").write_bytes(tone())
+    (voice / "prompt.wav").write_bytes(tone(200))
     (voice / "prompt.txt").write_text("This is what is said in it.\n", encoding="utf-8")
     mounts = {"support": SUPPORT, "yaml": Path(yaml.__file__).parent}
     for name, source in {**mounts, "model": tmp_path / "model", "voices": tmp_path / "voices"}.items():
@@ -303,16 +300,3 @@ def test_the_playbook_with_the_speech_server(fleet: Fleet, tmp_path: Path) -> No
     ]
     assert [one for one in waves if one not in said] == []
     assert fleet.figure() == 5504
-
-
-def tone() -> bytes:
-    """Four seconds, not silent."""
-    rate_hz = 24000
-    samples = [int(13000 * math.sin(math.tau * 200 * at / rate_hz)) for at in range(4 * rate_hz)]
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(struct.pack(f"<{len(samples)}h", *samples))
-    return out.getvalue()

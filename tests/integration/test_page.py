@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import re
 import struct
@@ -28,6 +27,7 @@ import pytest
 import yaml
 from browser import Visitor, chromium
 from playwright.sync_api import Browser, expect
+from recorded_voices import tone
 
 ROOT = Path(__file__).parents[2]
 ANNA_HZ, BERT_HZ, VISITOR_HZ, FILE_HZ = 200, 320, 260, 410
@@ -41,19 +41,6 @@ PHONE = {
 SENTENCE = "The rain has stopped, and the street is quiet again this evening."
 # Minutes of sound, which the stand-in makes in a second; as mp3 they take some more.
 LONG_TEXT = f"{SENTENCE} " * 60
-
-
-def tone(pitch_hz: float, seconds: float = 4, rate_hz: int = 24000) -> bytes:
-    samples = [
-        int(13000 * math.sin(2 * math.pi * pitch_hz * at / rate_hz)) for at in range(int(rate_hz * seconds))
-    ]
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(struct.pack(f"<{len(samples)}h", *samples))
-    return out.getvalue()
 
 
 def heard(content: bytes) -> tuple[float, float]:
