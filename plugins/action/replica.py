@@ -110,10 +110,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             progress_file=progress_file,
             tmpdir=tmpdir,
         )
-        result = self._follow(job, self._label(arguments, task_vars), task_vars)
+        label = self._label(arguments, task_vars)
+        result = self._follow(job, label, task_vars)
         self._clean_up(job)
         if result is None:
             return self._module(arguments, task_vars)
+        # Lines that came after the last look: their file is gone by then.
+        for line in result.pop("progress", [])[job.shown :]:
+            self._show(label, line)
         return result
 
     def _module(

@@ -12,7 +12,11 @@ import typing as t
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._recording import examine, load_words
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._transcript import check_words
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._voices import (
+    TEXT,
+    WAV,
     Voices,
     VoicesError,
     read_source,
@@ -36,6 +40,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         voices = self._task.args.get("voices")
         if voices and (state == "planned" or self._task.check_mode):
             return self._module({**arguments, "voices": voices}, task_vars)
+        if not source and state == "planned":
+            return self._module(arguments, task_vars)
         if not source:
             raise AnsibleActionFail("source is missing. Name the directory of the voices on the controller.")
         try:
@@ -51,7 +57,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             raise AnsibleActionFail(f"{error.filename} cannot be read: {error.strerror}.") from None
         arguments["voices"] = voices
         planned = self._module({**arguments, "state": "planned"}, task_vars)
-        if state == "planned" or planned.get("failed"):
+        if planned.get("failed"):
+            return planned
+        try:
+            for name in planned["bring"]:
+                check_voice(os.path.join(place, name))
+        except VoicesError as error:
+            raise AnsibleActionFail(str(error)) from None
+        if state == "planned":
             return planned
         if not self._task.check_mode:
             arguments["incoming"] = self._send(place, {name: voices[name] for name in planned["bring"]})
@@ -73,3 +86,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 self._transfer_file(os.path.join(place, name, file), remote)
             self._fixup_perms2((shell.tmpdir, *sent[name].values()))
         return sent
+
+
+def check_voice(path: str) -> None:
+    """Raise VoicesError if replicas would leave this voice out: those that speak with it would lose it."""
+    wav = os.path.join(path, WAV)
+    with open(wav, "rb") as file:
+        recording = examine(wav, file.read())
+    words = load_words(os.path.join(path, TEXT))
+    check_words(wav, words, recording.seconds, recording.sound_seconds)

@@ -34,6 +34,13 @@ options:
         description: What the service calls this version of itself. Shown in plans and kept as a label.
         type: str
         default: ""
+      weights_digest:
+        description:
+          - The digest of the weights that every replica has to have loaded, as it tells itself. One that
+            tells another gets no callers. Kept as a label.
+          - Any when empty.
+        type: str
+        default: ""
       command:
         description: Command and arguments. The image's own when empty.
         type: list

@@ -4,7 +4,8 @@
 
 This module util is private to the collection. A replica has two doors. Docker's health check is the one to
 Traefik, and the drain flag keeps it shut. Behind it, at the replica's own address, everything can be looked
-at beforehand: whether the model is loaded, whether the version is the wanted one, whether it stays up.
+at beforehand: whether the model is loaded, whether version and weights are the wanted ones, whether it
+stays up.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Hooks:
     health_path: str = ""
     version_path: str = ""
     revision_key: str = "revision"
+    digest_key: str = "weights_digest"
     metrics: _metrics.MetricNames | None = None
 
 
@@ -206,7 +208,7 @@ class Barriers:
                 return (device.memory.free_mib, "") if device.memory else (None, device.unknown)
         return None, "nvidia-smi does not list it any more"
 
-    def loaded(self, container_id: str, revision: str) -> None:
+    def loaded(self, container_id: str, revision: str, weights: str = "") -> None:
         """Wait, behind the closed door, until the service says it is fit to serve, and what version it is."""
         seen = _replica.look(self.client, container_id)
         started = time.monotonic()
@@ -226,10 +228,13 @@ class Barriers:
                 )
             self.tell(f"start: {answer.text(80) or answer.error}")
             time.sleep(POLL_SECONDS)
-        self.version(seen.name, _replica.look(self.client, container_id).url, revision)
+        self.version(seen.name, _replica.look(self.client, container_id).url, revision, weights)
 
-    def version(self, name: str, url: str, revision: str) -> None:
-        """Ask the replica what it is, until it answers; anything but the wanted revision is an error."""
+    def version(self, name: str, url: str, revision: str, weights: str = "") -> None:
+        """Ask the replica what it is, until it answers; anything but what is wanted is an error.
+
+        C(weights) is the digest of the weights that it has to have loaded, any if empty.
+        """
         if not self.hooks.version_path:
             return
         asked = Request("version", url + self.hooks.version_path, timeout_seconds=ASK_SECONDS)
@@ -247,10 +252,22 @@ class Barriers:
                 f"{name} is revision {said or 'unknown'}, and {revision} was wanted. "
                 "Its image or its settings are those of another revision."
             )
+        loaded = self._told(answer, self.hooks.digest_key)
+        if weights and loaded != weights:
+            raise ReplicaError(
+                f"{name} is revision {said or 'unknown'}, but "
+                + (f"has loaded weights {loaded}" if loaded else "does not tell which weights it has loaded")
+                + f", and {weights} were wanted: other files under one name. Look at the host's disk and at "
+                "what is mounted in the replica."
+            )
 
     def _revision(self, answer: Answer) -> str:
+        key = self.hooks.revision_key
+        return self._told(answer, key) if isinstance(answer.json(), dict) else answer.text()
+
+    def _told(self, answer: Answer, key: str) -> str:
         said = answer.json()
-        return str(said.get(self.hooks.revision_key) or "") if isinstance(said, dict) else answer.text()
+        return str(said.get(key) or "") if isinstance(said, dict) else ""
 
     def bake(self, container_id: str) -> None:
         """Watch it for a while: what dies of its first minute shall not take callers with it."""

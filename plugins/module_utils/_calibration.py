@@ -33,6 +33,8 @@ ROLE = "calibration"
 # persistence mode, one look takes a second and more, and engines give memory back after each answer.
 LEAST_LOOKS = 3
 AGAIN_SECONDS = 30.0
+# An engine has noted by then that a container came to its end.
+END_SECONDS = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +151,8 @@ class Calibration:
                 }
                 measured.waves.append(wave)
                 tell(f"{at_once} x {request.name}: {wave['peak_mib']} MiB, {wave['seconds']:g} s")
+        if not _replica.look(self.client, container_id).running:
+            raise _replica.stopped(self.client, container_id, time.monotonic() - self.began)
         return measured
 
     def _read(self, meter: Meter, container_id: str) -> int:
@@ -156,7 +160,7 @@ class Calibration:
         most = meter.part()
         if most:
             return most
-        if not _replica.look(self.client, container_id).running:
+        if self._has_ended(container_id):
             raise _replica.stopped(self.client, container_id, time.monotonic() - self.began)
         seen = meter.trouble or "it does not use the card, whatever its health check says"
         raise ReplicaError(
@@ -171,15 +175,24 @@ class Calibration:
         request = dataclasses.replace(request, url=now.url + request.url)
         with ThreadPoolExecutor(at_once) as pool:
             answers = list(pool.map(ask, [request] * at_once))
-        if not _replica.look(self.client, container_id).running:
-            waited = time.monotonic() - began
-            raise _replica.stopped(self.client, container_id, waited, f"of {at_once} x {request.name}")
         bad = [answer for answer in answers if answer.status != request.status]
         if bad:
+            if bad[0].error and self._has_ended(container_id):
+                waited = time.monotonic() - began
+                raise _replica.stopped(self.client, container_id, waited, f"of {at_once} x {request.name}")
             raise ReplicaError(
                 f"{len(bad)} of {at_once} requests at once ({request.name}) were not answered as wanted: "
                 f"{_said(bad[0])}.{_replica.last_words(self.client, container_id)}"
             )
+
+    def _has_ended(self, container_id: str) -> bool:
+        """Whether it has come to its end: whoever talks to it knows that before the engine does."""
+        until = time.monotonic() + END_SECONDS
+        while _replica.look(self.client, container_id).running:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        return True
 
 
 def _said(answer: Answer) -> str:

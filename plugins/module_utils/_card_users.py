@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _cdi
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._container_processes import (
     container_ids_of,
 )
@@ -56,7 +57,7 @@ def holder(seen: Mapping[str, Any]) -> Holder:
     """One container, as the engine describes it."""
     devices: set[str] = set()
     for request in seen["HostConfig"].get("DeviceRequests") or []:
-        names = [str(each).rpartition("=")[2] for each in request.get("DeviceIDs") or []]
+        names = [_cdi.card_of(each) for each in request.get("DeviceIDs") or []]
         if names:
             devices.update(names)
         elif request.get("Count"):

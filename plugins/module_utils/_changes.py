@@ -38,6 +38,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found += _difference(
         "revision", before.pop(spec.LABEL_REVISION, None), after.pop(spec.LABEL_REVISION, None)
     )
+    one, other = (labels.pop(spec.LABEL_WEIGHTS, "")[:12] or "unknown" for labels in (before, after))
+    found += _difference("weights", one, other)
     found += _differences("environment", old.get("environment"), new.get("environment"))
     for key in _OF_THE_SLOT:
         before.pop(key, None)

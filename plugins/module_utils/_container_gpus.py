@@ -9,7 +9,10 @@ reads its units anew (NVIDIA/nvidia-container-toolkit#48).
 
 from __future__ import annotations
 
+import threading
 import typing as t
+from concurrent import futures
+from dataclasses import replace
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _cdi
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._checks import Check, check
@@ -22,6 +25,19 @@ Json = dict[str, t.Any]
 COMMAND = ["nvidia-smi", "-L"]
 WANTED = "nvidia-smi lists its cards"
 NEW = "cards in a new container"
+LOST = "Failed to initialize NVML: Unknown Error"
+OTHER_LIBRARY = "Driver/library version mismatch"
+ANSWER_SECONDS = 60.0  # nvidia-smi waits for a card that hangs for as long as it hangs
+# What a container can meet that outlives a change of its host.
+_OUTLIVED = {
+    LOST: "The host's systemd has read its units anew, and with NVIDIA's hook a container loses its cards by "
+    "that (by CDI, which Docker 25 and newer have, it keeps them; see nvidia_container_toolkit_cdi)",
+    OTHER_LIBRARY: "If nvidia-smi works on the host, the container has the library of a driver that was "
+    "loaded before",
+}
+_HANGS = (
+    "The card or its driver hangs: look at nvidia-smi and the kernel's log on the host; it may take a reboot."
+)
 # What a shell and an engine end with that cannot run a command.
 _CANNOT_RUN = (126, 127)
 
@@ -55,14 +71,47 @@ def holders(client: DockerClient) -> list[t.Any]:
 
 def look_into(container: t.Any) -> Check:
     """Whether a running container still gets at its cards. It costs a process in it for a moment."""
-    code, output = container.exec_run(COMMAND)
-    return _judged(f"cards in {container.name}", code, output.decode(errors="replace").strip())
+    from docker.errors import APIError
+
+    name = f"cards in {container.name}"
+    try:
+        code, output = _within(ANSWER_SECONDS, lambda: container.exec_run(COMMAND))
+    except futures.TimeoutError:
+        return check(name, False, f"no answer within {ANSWER_SECONDS:g} s", WANTED, _HANGS)
+    except APIError as error:  # it has ended since, is paused, or is just being restarted
+        return check(name, True, f"not to be asked: {error.explanation}", WANTED, "")
+    said = output.decode(errors="replace").strip()
+    seen = _judged(name, code, said)
+    why = next((words for sign, words in _OUTLIVED.items() if sign in said), "")
+    if seen.ok or not why:
+        return seen
+    again = f"run 'docker restart {container.name}', one replica after the other."
+    return replace(seen, remedy=f"{why}: {again}")
 
 
-def look_from(client: DockerClient, image: str) -> Check:
-    """Whether a container of this image, made for this alone, gets at the cards."""
-    from docker.errors import APIError, ContainerError
+def _within(seconds: float, ask: t.Callable[[], t.Any]) -> t.Any:
+    """The answer, or TimeoutError of futures: docker-py reads what a command says without any limit."""
+    answer: futures.Future[t.Any] = futures.Future()
 
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:
+            answer.set_exception(error)
+
+    # No pool: one would wait for it at the end of the process.
+    threading.Thread(target=run, daemon=True).start()
+    return answer.result(seconds)
+
+
+def look_from(client: DockerClient, image: str) -> Check | None:
+    """Whether a container of this image, made for this alone, gets at the cards; None without the image."""
+    from docker.errors import APIError, ContainerError, ImageNotFound
+
+    try:
+        client.images.get(image)
+    except ImageNotFound:  # which run() would pull
+        return None
     request = device_request("all", _cdi.access(client.info()))
     try:
         output = client.containers.run(

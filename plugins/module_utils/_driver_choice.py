@@ -25,8 +25,9 @@ _FIRST_WITHOUT_PROPRIETARY = 620
 _FIRST_ON_DEBIAN_13 = 590
 # Oldest builds without the vulnerabilities of NVIDIA's bulletin of May 2026 (CVE-2026-24187 and others).
 _FLOORS = {535: "535.309.01", 580: "580.159.03", 595: "595.71.05"}
-# Branches that get no fixes any more.
-_ENDED = frozenset({535, 550, 570, 590})
+# The oldest branch that gets fixes, and those after it that get none any more.
+_OLDEST_SUPPORTED = 580
+_ENDED = frozenset({590})
 # Debian has one branch in each release.
 _DEBIAN_BRANCHES = {"12": 535, "13": 550}
 # Grace Hopper: a Hopper that needs the open modules.
@@ -166,13 +167,18 @@ def branch_of(version: str) -> int:
 
 
 def branch_warnings(branch: int) -> tuple[str, ...]:
-    """What to know of a branch as such."""
-    if branch in _ENDED and branch not in _FLOORS:
-        return (
-            f"Branch {branch} of NVIDIA's driver gets no fixes any more: the vulnerabilities of May 2026 "
-            "(CVE-2026-24187) stay open in every build of it. Branch 580 gets fixes until 2028.",
-        )
-    return ()
+    """What to know of a branch as such; 0 is none."""
+    if not branch or (branch >= _OLDEST_SUPPORTED and branch not in _ENDED):
+        return ()
+    open_ones = (
+        ""
+        if branch in _FLOORS
+        else ": the vulnerabilities of May 2026 (CVE-2026-24187) stay open in every build of it"
+    )
+    return (
+        f"Branch {branch} of NVIDIA's driver gets no fixes any more{open_ones}. Branch 580 gets fixes until "
+        "2028.",
+    )
 
 
 def version_warnings(version: str) -> tuple[str, ...]:
@@ -180,10 +186,9 @@ def version_warnings(version: str) -> tuple[str, ...]:
     floor = _FLOORS.get(branch_of(version))
     if floor is None or _numbers(version) >= _numbers(floor):
         return ()
-    ended = f" Branch {branch_of(version)} gets no fixes any more." if branch_of(version) in _ENDED else ""
     return (
         f"NVIDIA's driver {version} is below {floor}, the first build of its branch without the "
-        f"vulnerabilities of May 2026 (CVE-2026-24187).{ended}",
+        "vulnerabilities of May 2026 (CVE-2026-24187).",
     )
 
 

@@ -22,14 +22,19 @@ UNATTENDED = "/etc/apt/apt.conf.d/52voicefleet-nvidia-driver"
 NOUVEAU = "/etc/modprobe.d/voicefleet-nouveau.conf"
 REPOSITORY_RPM = "/etc/yum.repos.d/voicefleet-nvidia-driver.repo"
 KEY_RPM = "/etc/pki/rpm-gpg/voicefleet-nvidia-driver"
+NVLINK5 = "/etc/modules-load.d/voicefleet-nvlink5.conf"
 PERSISTENCE = "/etc/systemd/system/nvidia-persistenced.service.d/voicefleet.conf"
 # Each of them, should it be there, is the role's own.
-ALL = (SOURCES, KEY, PINS, UNATTENDED, NOUVEAU, REPOSITORY_RPM, KEY_RPM, PERSISTENCE)
+ALL = (SOURCES, KEY, PINS, UNATTENDED, NOUVEAU, REPOSITORY_RPM, KEY_RPM, NVLINK5, PERSISTENCE)
 
 _HEAD = "# Written by the role nvidia_driver of voicefleet.cosyvoice.\n"
 # What Debian keeps the driver in, apart from main.
 _COMPONENTS = ("contrib", "non-free", "non-free-firmware")
-_APT_KEY, _RPM_KEY = "3bf863cc.pub", "D42D0685.pub"
+# NVIDIA's keys: the file in the repository, and the fingerprint of what it has to hold. Debian 13 refuses the
+# older one of apt, for SHA-1, so its repository has another (NVIDIA/cuda-repo-management#39).
+_APT_KEY = ("3bf863cc.pub", "EB693B3035CD5710E231E123A4B469963BF863CC")
+_DEBIAN_13_KEY = ("8793F200.pub", "02182E60104FCDC26EAE1B8597A5D4CB8793F200")
+_RPM_KEY = ("D42D0685.pub", "610C7B14E068A878070DA4E99CD0A493D42D0685")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Repository:
 
     url: str
     key_url: str
+    key_fingerprint: str
 
 
 def repository(base: str, host: Host) -> Repository:
@@ -55,7 +61,9 @@ def repository(base: str, host: Host) -> Repository:
     distribution = {"RedHat": "rhel"}.get(host.kind, host.kind.lower()) + host.release.replace(".", "")
     architecture = {"aarch64": "sbsa"}.get(host.architecture, host.architecture)
     url = f"{base.rstrip('/')}/{distribution}/{architecture}/"
-    return Repository(url, url + (_RPM_KEY if host.kind == "RedHat" else _APT_KEY))
+    key = _RPM_KEY if host.kind == "RedHat" else _DEBIAN_13_KEY if host.name == "Debian 13" else _APT_KEY
+    name, fingerprint = key
+    return Repository(url, url + name, fingerprint)
 
 
 def sources(archives: Iterable[Archive], components: bool, nvidia_url: str) -> str:
@@ -98,10 +106,16 @@ def signed_by(entry: str) -> dict[str, str]:
 
 
 def yum_repository(nvidia: Repository) -> str:
-    """dnf's entry for NVIDIA's repository."""
+    """dnf's entry for NVIDIA's repository.
+
+    Whatever upgrades the host (dnf-automatic, say) leaves the driver alone: a new library beside an old
+    module is no use. The role asks past that. The container toolkit, which is here too, has a repository of
+    its own.
+    """
     return (
         f"{_HEAD}[voicefleet-nvidia-driver]\nname=NVIDIA's "
         f"driver\nbaseurl={nvidia.url}\nenabled=1\ngpgcheck=1\ngpgkey=file://{KEY_RPM}\n"
+        "excludepkgs=*nvidia* cuda-drivers*\n"
     )
 
 
@@ -119,7 +133,7 @@ def pins(choice: Choice, version: str) -> str:
     return f"{_HEAD}Package: {names}\nPin: version {wanted}\nPin-Priority: 1001\n"
 
 
-def unattended() -> str:
+def unattended(choice: Choice) -> str:
     """unattended-upgrades' list of what it leaves alone: a new library beside an old module is no use."""
     names = (
         "nvidia-",
@@ -128,6 +142,10 @@ def unattended() -> str:
         "linux-modules-nvidia-",
         "cuda-drivers",
         "xserver-xorg-video-nvidia",
+        # DKMS builds for a new kernel. Modules that come built are packages, and those for a new kernel may
+        # want a newer library, which is kept away: the kernel would come alone, and boot without a driver. So
+        # it waits for somebody who upgrades all of them together.
+        *(("linux-image-",) if choice.precompiled else ()),
     )
     listed = "".join(f'    "{name}";\n' for name in names)
     return f"{_HEAD.replace('#', '//')}Unattended-Upgrade::Package-Blacklist {{\n{listed}}};\n"
@@ -136,6 +154,12 @@ def unattended() -> str:
 def nouveau() -> str:
     """modprobe's word against the kernel's own driver, which NVIDIA's packages do not always bring."""
     return f"{_HEAD}blacklist nouveau\noptions nouveau modeset=0\n"
+
+
+def nvlink5() -> str:
+    """The module that Fabric Manager speaks to switches of NVLink 5 through, which nothing else loads
+    (spectrocloud/CanvOS#700)."""
+    return f"{_HEAD}ib_umad\n"
 
 
 def persistence(unit: str) -> str:

@@ -64,6 +64,7 @@ def look(request: Request, record: Json) -> Json:
     found = _pci.devices(request.sysfs)
     cards = [Card(device.address, device.device) for device in _pci.cards(found)]
     nvswitches = len(_pci.nvswitches(found))
+    nvlink5 = bool(cards) and _pci.has_nvlink5(request.sysfs)
     secure_boot = _driver_state.secure_boot(request.sysfs)
     host = Host(
         request.distribution,
@@ -72,7 +73,7 @@ def look(request: Request, record: Json) -> Json:
         request.architecture,
         secure_boot,
         _driver_state.signing_key_enrolled() if secure_boot else None,
-        nvswitches > 0,
+        nvswitches > 0 or nvlink5,
     )
     driver = _driver_state.look(request.sysfs)
     states = _driver_state.package_states() if cards else {}
@@ -85,10 +86,12 @@ def look(request: Request, record: Json) -> Json:
             host,
             driver.kernels,
             _driver_packages.kernel_metas(states),
-            _pci.has_nvlink5(request.sysfs),
+            nvlink5,
         )
     )
     candidates = _driver_state.candidates(wanted.wanted)
+    if request.ask_sources and host.kind == "RedHat":
+        candidates = _driver_state.dnf_candidates(wanted.if_there)
     if request.upgrading:
         # The pins of the build that is there would hide the newer ones.
         offered = _driver_state.offered(wanted.driver)
@@ -118,6 +121,7 @@ def look(request: Request, record: Json) -> Json:
             for card in cards
         ],
         "nvswitches": nvswitches,
+        "nvlink5": nvlink5,
         "secure_boot": secure_boot,
         "choice": {
             "source": choice.source,
@@ -151,7 +155,7 @@ def look(request: Request, record: Json) -> Json:
             **asdict(repository),
             "key": _driver_files.KEY_RPM if host.kind == "RedHat" else _driver_files.KEY,
         },
-        "files": files(request, host, choice, repository) if plan.managed and choice.branch else [],
+        "files": files(request, host, choice, repository, nvlink5) if plan.managed and choice.branch else [],
         "all_files": [path for path in _driver_files.ALL if os.path.exists(path)],
         "mismatch": _driver_state.mismatch(driver),
         "reboot": {"due": bool(reasons), "reasons": reasons, "loadable": _driver_state.loadable(driver)},
@@ -159,7 +163,9 @@ def look(request: Request, record: Json) -> Json:
     }
 
 
-def files(request: Request, host: Host, choice: Choice, repository: _driver_files.Repository) -> list[Json]:
+def files(
+    request: Request, host: Host, choice: Choice, repository: _driver_files.Repository, nvlink5: bool
+) -> list[Json]:
     """The files that keep the driver as chosen. ``part``: before (packages are installed), or after."""
     nvidia = choice.source == "nvidia" and request.manage_repo
     listed = [(_driver_files.NOUVEAU, _driver_files.nouveau(), "after")]
@@ -180,11 +186,12 @@ def files(request: Request, host: Host, choice: Choice, repository: _driver_file
             texts = content_of(_driver_files.SOURCES) or texts
         listed += [
             (_driver_files.PINS, _driver_files.pins(choice, request.wish.version), "before"),
-            (_driver_files.UNATTENDED, _driver_files.unattended(), "before"),
+            (_driver_files.UNATTENDED, _driver_files.unattended(choice), "before"),
             (_driver_files.SOURCES, texts, "before"),
         ]
     drop_in = _driver_files.persistence(_driver_state.service_unit("nvidia-persistenced"))
     listed.append((_driver_files.PERSISTENCE, drop_in, "after"))
+    listed.append((_driver_files.NVLINK5, _driver_files.nvlink5() if nvlink5 else "", "after"))
     return [planned(path, content, part) for path, content, part in listed if content]
 
 

@@ -56,18 +56,24 @@ def packages(
     """
     suffix = "-open" if choice.flavour == "open" else ""
     branch = choice.branch
-    fabric = _fabric_manager(choice, host, nvlink5) if host.nvswitch else ()
+    fabric = _fabric_manager(choice, host) if host.nvswitch else ()
+    # The manager of these switches' subnet, whose versions are dates.
+    subnet = ("nvlsm",) if nvlink5 else ()
     if host.kind == "RedHat":
-        return _redhat(choice, host, fabric)
+        return _redhat(choice, host, kernels, fabric, subnet)
     flavours = sorted(metas) or [_default_meta(host)]
     if host.kind == "Ubuntu" and choice.source == "distribution":
         return Packages(
             # Canonical's modules are built and signed: no DKMS, no headers.
             driver=(
                 f"nvidia-headless-no-dkms-{branch}-server{suffix}",
-                *(f"linux-modules-nvidia-{branch}-server{suffix}-{flavour}" for flavour in flavours),
                 f"nvidia-utils-{branch}-server",
                 *fabric,
+            ),
+            # Of their kernel's version: 6.14.0-37.37~24.04.1, say.
+            aside=(
+                *(f"linux-modules-nvidia-{branch}-server{suffix}-{flavour}" for flavour in flavours),
+                *subnet,
             ),
             exclude=(f"nvidia-headless-no-dkms-{branch}-server{'' if suffix else '-open'}",),
         )
@@ -89,6 +95,7 @@ def packages(
                 f"nvidia-utils-{branch}",
                 *fabric,
             ),
+            aside=subnet,
             if_there=(*headers, f"nvidia-compute-utils-{branch}"),
             exclude=(f"nvidia-dkms-{branch}{'' if suffix else '-open'}",),
         )
@@ -96,7 +103,7 @@ def packages(
         return Packages(
             tools=tools,
             driver=(f"nvidia-dkms{suffix}", "libnvidia-compute", *fabric),
-            aside=(f"nvidia-driver-pinning-{branch}",),
+            aside=(f"nvidia-driver-pinning-{branch}", *subnet),
             if_there=(*headers, "nvidia-utils", "nvidia-compute-utils"),
             exclude=(f"nvidia-dkms{'' if suffix else '-open'}",),
         )
@@ -108,7 +115,7 @@ def packages(
                 "nvidia-driver-cuda",
                 *fabric,
             ),
-            aside=(f"nvidia-driver-pinning-{branch}",),
+            aside=(f"nvidia-driver-pinning-{branch}", *subnet),
             if_there=(*headers, "nvidia-persistenced"),
             # nvidia-open-kernel-dkms is Debian's own.
             exclude=(
@@ -216,14 +223,15 @@ def _default_meta(host: Host) -> str:
     return {"aarch64": "arm64"}.get(host.architecture, "amd64")
 
 
-def _fabric_manager(choice: Choice, host: Host, nvlink5: bool) -> tuple[str, ...]:
-    name = "nvidia-fabricmanager"
+def _fabric_manager(choice: Choice, host: Host) -> tuple[str, ...]:
     if host.kind != "RedHat" and choice.branch < _FIRST_UNSUFFIXED:
-        name += f"-{choice.branch}"
-    return (name, "nvlsm") if nvlink5 else (name,)
+        return (f"nvidia-fabricmanager-{choice.branch}",)
+    return ("nvidia-fabricmanager",)
 
 
-def _redhat(choice: Choice, host: Host, fabric: tuple[str, ...]) -> Packages:
+def _redhat(
+    choice: Choice, host: Host, kernels: Sequence[str], fabric: tuple[str, ...], subnet: tuple[str, ...]
+) -> Packages:
     own, other = "kmod-nvidia-open-dkms", "kmod-nvidia-latest-dkms"
     if choice.flavour == "proprietary":
         own, other = other, own
@@ -233,7 +241,9 @@ def _redhat(choice: Choice, host: Host, fabric: tuple[str, ...]) -> Packages:
     return Packages(
         tools=(*headers, "dkms", "openssl"),
         driver=(own, "nvidia-driver-cuda", *fabric),
-        if_there=("nvidia-persistenced",),
+        aside=subnet,
+        # Those of the newest kernel come with the tools.
+        if_there=(*(f"kernel-devel-{kernel}" for kernel in kernels), "nvidia-persistenced"),
         exclude=(other,),
         stream=(
             ""

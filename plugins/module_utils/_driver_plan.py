@@ -138,7 +138,11 @@ def _only_checked(cards: Sequence[Card], choice: Choice, driver: Driver, reason:
         if driver.loaded_version or not flavour
         else _driver_choice.card_problems(cards, _driver_choice.branch_of(version), flavour)
     )
-    return Plan(False, reason, problems=problems, warnings=_driver_choice.version_warnings(version))
+    warnings = (
+        *_driver_choice.branch_warnings(_driver_choice.branch_of(version)),
+        *_driver_choice.version_warnings(version),
+    )
+    return Plan(False, reason, problems=problems, warnings=warnings)
 
 
 def _change_problems(foreign: bool, changes: bool, rules: Rules, driver: Driver) -> tuple[str, ...]:

@@ -67,11 +67,10 @@ class Driver:
 
 def look(sysfs: str = "/sys", proc: str = "/proc", root: str = "/") -> Driver:
     """Look at this host."""
-    version = read(os.path.join(sysfs, "module/nvidia/version"))
     running = os.uname().release
     kernels = bootable_kernels(root, running)
     return Driver(
-        loaded_version=version,
+        loaded_version=loaded_version(sysfs),
         loaded_flavour=_loaded_flavour(sysfs),
         installed_version=library_version(root),
         nouveau=os.path.isdir(os.path.join(sysfs, "module/nouveau")),
@@ -82,6 +81,10 @@ def look(sysfs: str = "/sys", proc: str = "/proc", root: str = "/") -> Driver:
         modules=tuple(name for name in MODULES if os.path.isdir(os.path.join(sysfs, "module", name))),
         installer=os.path.exists(os.path.join(root, "usr/bin/nvidia-uninstall")),
     )
+
+
+def loaded_version(sysfs: str = "/sys") -> str:
+    return read(os.path.join(sysfs, "module/nvidia/version"))
 
 
 def _loaded_flavour(sysfs: str) -> str:
@@ -152,6 +155,8 @@ def unbuilt_kernels(root: str) -> list[str]:
     with_headers = {
         os.path.basename(os.path.dirname(path))
         for path in glob.glob(os.path.join(root, "lib/modules/*/build"))
+        # RHEL's kernels bring a link to headers that may not be there.
+        if os.path.exists(path)
     }
     return sorted(with_headers - built_kernels(root))
 
@@ -243,11 +248,31 @@ def package_states() -> dict[str, tuple[str, str]]:
             else ""
         )
     parts = (line.split(" ", 2) for line in shown.splitlines())
-    return {
+    found = {
         name: (state, version)
         for name, state, version in parts
         if state not in ("not-installed", "config-files")
     }
+    # Of one name there are several, each for its kernel.
+    headers = (
+        run("rpm", "-q", "kernel-devel").stdout.split() if "kernel-devel" in found and which("rpm") else []
+    )
+    return {**found, **dict.fromkeys(headers, found.get("kernel-devel", ("", "")))}
+
+
+def dnf_candidates(names: Sequence[str]) -> dict[str, str]:
+    """Of names, with a version in them or without, those that dnf's sources have, and in which version.
+
+    dnf takes seconds to say."""
+    if not names or not which("dnf"):
+        return {}
+    form = "%{name} %{version}-%{release}.%{arch}\n"
+    told = run(
+        "dnf", "--quiet", "--disableexcludes=all", "repoquery", "--available", "--queryformat", form, *names
+    )
+    parts = [line.split() for line in told.stdout.splitlines() if line.strip()]
+    found = {key: version for name, version in parts for key in (name, f"{name}-{version}")}
+    return {name: found[name] for name in names if name in found}
 
 
 def candidates(names: Sequence[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import subprocess
 import time
 import typing as t
 
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _engine_socket
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _engine_socket, _mounts
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine import EngineError, check_sdk
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -178,7 +178,7 @@ def engine(docker_host: str, wait_seconds: float = 0, wait_for_live_restore: boo
             for container in containers
         },
         data_root=info.get("DockerRootDir"),
-        data_root_is_mount=os.path.ismount(info.get("DockerRootDir") or ""),
+        data_root_is_mount=_mounts.is_mounted_from_elsewhere(info.get("DockerRootDir") or ""),
     )
     if found["pid"]:
         found["arguments"] = process_arguments(found["pid"])

@@ -59,6 +59,8 @@ class Observed:
     image_id: str = ""
     # When the container was created, in seconds since 1970.
     created: int = 0
+    # Where it has mounted what was removed since it started, and put there anew. Its spec is empty then.
+    outdated_mounts: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -8,8 +8,10 @@ replicas go in, ordered steps come out.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import (
     Action,
@@ -64,8 +66,16 @@ def plan(
     def by_hash(container: Observed, slot: Slot) -> str:
         return f"its specification changed ({container.spec or 'none'} -> {spec_of(container.number, slot)})"
 
-    tasks = _Tasks(service, replicas, seats, room, spec_of, why or by_hash, revision)
-    steps = _evenly(room, tasks.all(count), surge)
+    def seated(seats: dict[int, Slot]) -> list[Step]:
+        tasks = _Tasks(service, replicas, seats, room, spec_of, why or by_hash, revision)
+        return _evenly(room, tasks.all(count), surge)
+
+    try:
+        steps = seated(seats)
+    except PlanError:
+        steps = _exchanged(seated, seats)
+        if not steps:
+            raise
     serving = [step for step in steps if step.action == "replace" and (step.takes_out or step.surge)]
     serving = [step for step in serving if replicas[step.number].aside is None]
     if canary and serving and len(replicas) > 1:
@@ -304,6 +314,17 @@ def _in_order(room: _Room, tasks: Sequence[_Task], surge: bool) -> list[Step]:
         room.take(step)
         steps.append(step)
     return steps
+
+
+def _exchanged(seated: Callable[[dict[int, Slot]], list[Step]], seats: dict[int, Slot]) -> list[Step]:
+    """The steps where two replicas exchange their slots; none if that does not help either.
+
+    Runs that were cut off can leave two replicas each of which waits for the other's place.
+    """
+    for one, other in combinations(sorted(seats), 2):
+        with contextlib.suppress(PlanError):
+            return seated({**seats, one: seats[other], other: seats[one]})
+    return []
 
 
 def _evenly(room: _Room, tasks: Sequence[_Task], surge: bool) -> list[Step]:

@@ -15,7 +15,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _cdi
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _specification as spec
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _voices as _voice_files
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._checks import Check, check
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._probe import Answer, Request, ask
 
@@ -42,6 +44,7 @@ class Service:
     revision: str | None = None
     digest: str | None = None
     voices: str | None = None  # their digest
+    voice_digests: t.Mapping[str, str] | None = None  # of each, to name those that differ
 
 
 @dataclass
@@ -68,6 +71,7 @@ class Replica:
     revision: str = ""
     weights_digest: str = ""
     voices_digest: str = ""
+    voices: dict[str, str] = field(default_factory=dict)  # the digest of each
     # Voices that it has and cannot use, with the reason.
     voices_refused: dict[str, str] = field(default_factory=dict)
 
@@ -115,7 +119,7 @@ def replica_of(seen: dict[str, t.Any], networks: t.Mapping[str, str]) -> Replica
         address="127.0.0.1"
         if "host" in attached
         else (attached.get(networks[service]) or {}).get("IPAddress") or "",
-        cards=[card for request in requests for card in request.get("DeviceIDs") or []],
+        cards=[_cdi.card_of(each) for request in requests for each in request.get("DeviceIDs") or []],
         restarts=seen.get("RestartCount") or 0,
         started_at=state.get("StartedAt") or "",
     )
@@ -180,6 +184,8 @@ def learn_versions(
         replica.revision = str(replica.version.get(service.revision_key) or "")
         replica.weights_digest = str(replica.version.get(service.digest_key) or "")
         replica.voices_digest = str(replica.version.get("voices_digest") or "")
+        voices = replica.version.get("voices")
+        replica.voices = dict(voices) if isinstance(voices, dict) else {}
         refused = replica.version.get("voices_refused")
         replica.voices_refused = dict(refused) if isinstance(refused, dict) else {}
 
@@ -228,7 +234,7 @@ def judge_service(
             if service.digest:
                 checks.append(_weights(service.digest, replica))
             if service.voices or replica.voices_digest:
-                checks.append(_voices(service.voices, replica))
+                checks.append(_voices(service, replica))
     if service.version_path and len(running) > 1:
         checks.append(_agreement(service, running))
         if any(replica.voices_digest for replica in running):
@@ -332,24 +338,43 @@ def _weights(wanted: str, replica: Replica) -> Check:
         replica.weights_digest == wanted,
         replica.weights_digest or "it does not tell",
         wanted,
-        "It loaded other files than were brought for this revision: run site.yml, which replaces it. If it "
-        "comes back with the same figure, look at the host's disk and at the mounts.",
+        "It loaded other files than this host has for its revision: run site.yml, which replaces it if it "
+        "was made for others. If the figure stays, look at the host's disk and the mounts, and restart it.",
     )
 
 
-def _voices(wanted: str | None, replica: Replica) -> Check:
-    found = replica.voices_digest or "it does not tell"
+def _voices(service: Service, replica: Replica) -> Check:
+    wanted, found = service.voices, replica.voices_digest or "it does not tell"
+    none_at_all = wanted == _voice_files.digest({})
     if replica.voices_refused:
         refused = "; ".join(f"{name}: {reason}" for name, reason in sorted(replica.voices_refused.items()))
         found = f"{found}, without {refused}"
+    if wanted and replica.voices_digest not in ("", wanted):
+        found = "; ".join([found, *_other_voices(service.voice_digests or {}, replica)])
+    if none_at_all:
+        found = f"{found}; its host has no voice, so whoever sends no recording of his own is refused"
     return check(
         f"{replica.name}: voices",
-        not replica.voices_refused and (not wanted or replica.voices_digest == wanted),
+        not replica.voices_refused and not none_at_all and (not wanted or replica.voices_digest == wanted),
         found,
-        f"{wanted or 'any'}, none left out",
-        "Mend or remove the voices that it names, if it names any, and run site.yml. If that does not help, "
-        "look at what is mounted at /voices in the replica.",
+        f"{'a voice' if none_at_all else wanted or 'any'}, none left out",
+        "Mend or remove what it cannot use, lay down what is missing, and run site.yml. If that does not "
+        "help, look at what is mounted at /voices in the replica.",
     )
+
+
+def _other_voices(wanted: t.Mapping[str, str], replica: Replica) -> t.Iterator[str]:
+    """In words, by name; nothing where the names are not known."""
+    told = replica.voices
+    if not wanted:
+        return
+    for words, names in (
+        ("missing", wanted.keys() - told.keys() - replica.voices_refused.keys()),
+        ("not as wanted", {name for name in wanted.keys() & told.keys() if wanted[name] != told[name]}),
+        ("not wanted", told.keys() - wanted.keys()),
+    ):
+        if names:
+            yield f"{words}: {', '.join(sorted(names))}"
 
 
 def _voice_agreement(service: Service, running: t.Sequence[Replica]) -> Check:

@@ -47,6 +47,7 @@ def observe(client: DockerClient, service: str, data_dir: str) -> list[Observed]
     ):
         labels = summary["Labels"]
         name = summary["Names"][0].lstrip("/")
+        outdated = outdated_mounts(client, summary)
         found.append(
             Observed(
                 number=int(labels[spec.LABEL_NUMBER]),
@@ -55,7 +56,8 @@ def observe(client: DockerClient, service: str, data_dir: str) -> list[Observed]
                 draining=os.path.exists(_drain_flag(control_dir(labels))),
                 container_id=summary["Id"],
                 slot=labels[spec.LABEL_SLOT],
-                spec=labels.get(spec.LABEL_SPEC, ""),
+                spec="" if outdated else labels.get(spec.LABEL_SPEC, ""),
+                outdated_mounts=outdated,
                 revision=labels.get(spec.LABEL_REVISION, ""),
                 state=summary["State"],
                 health=_health_of(summary["Status"]),
@@ -65,6 +67,37 @@ def observe(client: DockerClient, service: str, data_dir: str) -> list[Observed]
             )
         )
     return sorted(found, key=lambda replica: (replica.number, replica.aside))
+
+
+def outdated_mounts(client: DockerClient, summary: dict[str, t.Any]) -> tuple[str, ...]:
+    """Where a running container has mounted another directory or file than its host has in that place.
+
+    A mount holds on to what was removed, and sees nothing of what was put in its place. One that cannot be
+    looked at, as from another namespace of processes, is taken for what it was; so is one of nothing.
+    """
+    from docker.errors import NotFound
+
+    if summary["State"] != "running":
+        return ()
+    config = json.loads(summary["Labels"].get(spec.LABEL_CONFIG, "{}"))
+    read = [
+        mount
+        for mount in config.get("mounts", [])
+        if mount["read_only"] and mount["target"] != spec.CONTROL_DIR
+    ]
+    if not read:
+        return ()
+    found = []
+    with contextlib.suppress(NotFound, OSError):
+        process = f"/proc/{client.api.inspect_container(summary['Id'])['State']['Pid']}"
+        with open(f"{process}/cgroup", encoding="utf-8") as file:
+            if summary["Id"] not in file.read():
+                return ()
+        for mount in read:
+            with contextlib.suppress(OSError):
+                if not os.path.samefile(mount["source"], f"{process}/root{mount['target']}"):
+                    found.append(mount["target"])
+    return tuple(found)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,11 @@ import typing as t
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _replica
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _specification as spec
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._barriers import Barriers, Drained
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._barriers import (
+    POLL_SECONDS,
+    Barriers,
+    Drained,
+)
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import Observed
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._replica import ReplicaError
 
@@ -134,6 +138,7 @@ class Rollout:
             self._discard("remove the unwanted newcomer", self.current)
         elif self.current:
             if not self.surge or self.current.slot == slot:
+                self._wait_for_neighbours(self.current)
                 self._take_out(self.current)
             self._step(
                 "set the old one aside",
@@ -159,6 +164,7 @@ class Rollout:
         """Start what is to stay, look at it, let it in, and only then let go of the one set aside."""
         self.outcome.container_id = container_id
         barriers, revision = self.barriers, config["labels"][spec.LABEL_REVISION]
+        weights = config["labels"].get(spec.LABEL_WEIGHTS, "")
         control = spec.control_directory(config)
         behind_the_door = bool(barriers.hooks.health_path) and bake
         bake = bake and self.aside is not None
@@ -173,7 +179,9 @@ class Rollout:
         started, baked = time.monotonic(), 0.0
         self._step("start", _replica.start, self.client, container_id)
         if behind_the_door:
-            self._step("wait until loaded, and ask its version", barriers.loaded, container_id, revision)
+            self._step(
+                "wait until loaded, and ask its version", barriers.loaded, container_id, revision, weights
+            )
         if behind_the_door and bake:
             baking = time.monotonic()
             self._step("bake", barriers.bake, container_id)
@@ -187,7 +195,8 @@ class Rollout:
             barriers.limits.start_timeout_seconds,
             barriers.tell,
         )
-        self._step("ask its version", barriers.version, self.name, self._url(container_id), revision)
+        url = self._url(container_id)
+        self._step("ask its version", barriers.version, self.name, url, revision, weights)
         self._step("wait for Traefik", barriers.listed, container_id, revision)
         self.outcome.started_seconds = round(time.monotonic() - started - baked, 1)
         if bake and not behind_the_door:
@@ -227,6 +236,25 @@ class Rollout:
         self.outcome.action = "restore"
         self.barriers.tell("restored: its predecessor serves again")
         raise ReplicaError(f"{failure}\nIts predecessor is back in its place.")
+
+    def _wait_for_neighbours(self, replica: Observed) -> None:
+        """Let who is just starting serve first: callers need it when this one goes.
+
+        A neighbour starts without anybody's doing too, after a crash or after as many requests as a process
+        may have. One that does not get there was not counted on by the plan, and is waited for no longer than
+        a start may take.
+        """
+        deadline = time.monotonic() + self.barriers.limits.start_timeout_seconds
+        while replica.serving and time.monotonic() < deadline:
+            starting = [
+                each.name
+                for each in _replica.observe(self.client, self.service, self.data_dir)
+                if each.number != self.number and each.running and each.health == "starting"
+            ]
+            if not starting:
+                return
+            self.barriers.tell(f"drain: {', '.join(starting)} is starting, and is to serve first")
+            time.sleep(POLL_SECONDS)
 
     def _take_out(self, replica: Observed, patient: bool = True) -> None:
         """Drain, then stop. A request that outlasts the limit ends the rollout, unless the policy is cut.
@@ -276,6 +304,7 @@ class Rollout:
     def _remove_all(self) -> None:
         for replica in (self.current, self.aside):
             if replica:
+                self._wait_for_neighbours(replica)
                 self._take_out(replica)
                 self._discard("remove", replica)
         self.outcome.container_id = None

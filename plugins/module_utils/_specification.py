@@ -29,6 +29,7 @@ LABEL_NUMBER = "voicefleet.replica"
 LABEL_SLOT = "voicefleet.slot"
 LABEL_GPU = "voicefleet.gpu"
 LABEL_REVISION = "voicefleet.revision"
+LABEL_WEIGHTS = "voicefleet.weights"
 LABEL_SPEC = "voicefleet.spec"
 LABEL_CONFIG = "voicefleet.config"
 # What all replicas of the service were made from, as JSON {"specification": ..., "image_id": ...}: this one,
@@ -43,6 +44,7 @@ SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 ARGUMENT_SPEC: dict[str, Any] = {
     "image": {"type": "str", "required": True},
     "revision": {"type": "str", "default": ""},
+    "weights_digest": {"type": "str", "default": ""},
     "command": {"type": "list", "elements": "str", "default": []},
     "entrypoint": {"type": "list", "elements": "str", "default": []},
     "environment": {"type": "dict", "default": {}},
@@ -137,6 +139,9 @@ def container_config(
             LABEL_REVISION: specification["revision"],
         }
     )
+    if specification.get("weights_digest"):
+        # Left out where it is not known: what ran before there was such a label is then what is wanted.
+        labels[LABEL_WEIGHTS] = specification["weights_digest"]
     passed_on = (
         "command", "entrypoint", "port", "network", "health", "user", "capabilities",
         "read_only", "tmpfs", "shm_size_mib", "memory_mib", "stop_timeout_seconds",

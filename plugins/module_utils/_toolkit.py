@@ -34,8 +34,9 @@ REPOSITORY_RPM = "/etc/yum.repos.d/voicefleet-nvidia-container-toolkit.repo"
 KEY_RPM = "/etc/pki/rpm-gpg/voicefleet-nvidia-container-toolkit"
 REFRESH = "nvidia-cdi-refresh.service"
 REFRESH_DROP_IN = f"/etc/systemd/system/{REFRESH}.d/voicefleet.conf"
+ENGINE_DROP_IN = "/etc/systemd/system/docker.service.d/voicefleet-cdi.conf"
 # Each of them, should it be there, is the role's own.
-ALL = (SOURCES, KEY, PINS, REPOSITORY_RPM, KEY_RPM, REFRESH_DROP_IN)
+ALL = (SOURCES, KEY, PINS, REPOSITORY_RPM, KEY_RPM, REFRESH_DROP_IN, ENGINE_DROP_IN)
 
 _HEAD = "# Written by the role nvidia_container_toolkit of voicefleet.cosyvoice.\n"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -96,8 +97,9 @@ def plan(wish: Wish, host: Host) -> Plan:
     outdated = tuple(name for name, version in there.items() if not _is(version, wish.version))
     exact = host.family == "Debian"
     separator = "=" if exact else "-"
-    # A build, such as 1.20.0-1, can be named; of a version without one apt takes what the pins leave.
-    named = (name + (f"{separator}{wish.version}" if "-" in wish.version else "") for name in PACKAGES)
+    # Of a version without its build, such as 1.20.0, apt takes what the pins leave; dnf knows it by that too.
+    part = f"{separator}{wish.version}" if "-" in wish.version or not exact else ""
+    named = (f"{name}{part}" for name in PACKAGES)
     install = tuple(named) if missing or outdated else ()
     return Plan(True, "this role installs it", missing, outdated, install, problems)
 
@@ -132,6 +134,7 @@ def files(wish: Wish, host: Host) -> list[tuple[str, str, str]]:
         found.append((PINS, pins(wish.version), "before"))
     if wish.cdi:
         found.append((REFRESH_DROP_IN, refresh_drop_in(), "after"))
+        found.append((ENGINE_DROP_IN, engine_drop_in(), "after"))
     return found
 
 
@@ -147,13 +150,30 @@ def pins(version: str) -> str:
 def refresh_drop_in() -> str:
     """A drop-in for the unit that writes CDI specifications.
 
+    They are gone after a boot, and dockerd starts no container again whose card no specification has: it has
+    to wait, though not for ever. NVIDIA has the same since 1.20.0 (NVIDIA/nvidia-container-toolkit#2019).
+
     NVIDIA's own condition knows the modules nvidia.ko and nvidia-current.ko. Debian's open ones are called
     nvidia-current-open.ko, and there it would skip its work in silence.
     """
     return (
-        f"{_HEAD}[Service]\nExecCondition=\n"
+        f"{_HEAD}[Unit]\nBefore=docker.service\n\n[Service]\nTimeoutStartSec=90\nExecCondition=\n"
         "ExecCondition=/bin/sh -c 'test -d /sys/module/nvidia || "
         'grep -qE "/nvidia(-current)?(-open)?[.]ko" /lib/modules/%v/modules.dep\'\n'
+    )
+
+
+def engine_drop_in() -> str:
+    """A drop-in for dockerd's unit, which starts what dockerd could not start before it knew CDI.
+
+    Before 28.2 it starts containers first and registers CDI then, so that none that has a card by CDI comes
+    back after a boot (moby/moby#49989; seen with 26.1.5). Others that are not to run have no such error.
+    """
+    inspect = 'docker inspect --format "{{.Id}} {{.State.Error}}"'
+    return (
+        f"{_HEAD}[Service]\nExecStartPost=-/bin/sh -c 'docker ps --all --quiet --filter status=exited | "
+        f'xargs --no-run-if-empty {inspect} | grep "could not select device driver .cdi." | '
+        'cut --delimiter " " --fields 1 | xargs --no-run-if-empty docker start\'\n'
     )
 
 
@@ -224,8 +244,10 @@ def _only_checked(there: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _yum(url: str) -> str:
-    # NVIDIA signs its index, not its rpm packages.
+    # NVIDIA signs its index, not its rpm packages. What upgrades a host (dnf-automatic, say) leaves the four
+    # alone, as with apt's pins; the role asks past that.
     return (
         f"{_HEAD}[voicefleet-nvidia-container-toolkit]\nname=NVIDIA's container toolkit\nbaseurl={url}\n"
         f"enabled=1\nrepo_gpgcheck=1\ngpgcheck=0\ngpgkey=file://{KEY_RPM}\n"
+        f"excludepkgs={' '.join(PACKAGES)}\n"
     )

@@ -26,6 +26,9 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._role_file im
 
 Json = dict[str, t.Any]
 
+_MODES = ("--query-gpu=uuid,mig.mode.current", "--format=csv,noheader")
+_NO_SPECIFICATIONS = {"paths": [], "devices": [], "answers": False, "stale": ""}
+
 
 def look(wish: _toolkit.Wish, family: str, architecture: str, sysfs: str, record: Json) -> Json:
     """What the module returns."""
@@ -51,17 +54,21 @@ def look(wish: _toolkit.Wish, family: str, architecture: str, sysfs: str, record
         "files": [planned(*one) for one in _toolkit.files(wish, host)] if plan.managed else [],
         "all_files": [path for path in _toolkit.ALL if os.path.exists(path)],
         "daemon_additions": _toolkit.daemon_additions(wish, host),
-        "cdi": _specifications() if cards and wish.cdi else {"paths": [], "devices": [], "stale": ""},
+        "cdi": _specifications(sysfs) if cards and wish.cdi else _NO_SPECIFICATIONS,
     }
 
 
-def _specifications() -> Json:
+def _specifications(sysfs: str) -> Json:
     found = _cdi.look()
+    driver = _driver_state.loaded_version(sysfs)
     smi = which("nvidia-smi")
-    listed = run(smi, "-L") if smi and which("nvidia-ctk") else None
-    cards = _cdi.listed(listed.stdout) if listed and listed.returncode == 0 else frozenset()
+    told = [run(smi, *asked) for asked in (_MODES, ("-L",))] if smi and which("nvidia-ctk") else []
+    # A card that is lost is no reason not to write those of the others, and makes a poor comparison.
+    sound = bool(told) and all(one.returncode == 0 for one in told)
+    cards = _cdi.to_give(*(one.stdout for one in told)) if sound else frozenset()
     return {
+        "answers": any("(UUID: GPU-" in one.stdout for one in told),
         "paths": list(found.paths),
         "devices": sorted(found.uuids),
-        "stale": _cdi.stale(found, cards, _driver_state.library_changed()),
+        "stale": _cdi.stale(found, cards, driver, _driver_state.library_changed()),
     }

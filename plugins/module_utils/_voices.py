@@ -82,6 +82,12 @@ def look(path: str) -> Voices:
     return {name: _files(os.path.join(path, name)) for name in names_in(path)}
 
 
+def as_it_is(path: str) -> Plan:
+    """Nothing has to happen; what lies there is what is wanted."""
+    there = look(path)
+    return Plan(before=there, after=there, kept=sorted(there))
+
+
 def plan(path: str, wanted: Voices, exclusive: bool) -> Plan:
     """What makes the host's voices the wanted ones. Raises VoicesError if one laid by hand is in the way."""
     there = look(path)

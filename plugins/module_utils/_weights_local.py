@@ -9,9 +9,11 @@ names that stay inside the model's directory, and nothing in it decides owners, 
 from __future__ import annotations
 
 import errno
+import lzma
 import os
 import tarfile
 import typing as t
+import zlib
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._weights_manifest import (
     CHUNK_BYTES,
@@ -23,6 +25,8 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._weights_mani
 Tell = t.Callable[[], None]
 # What a directory holds besides the model: hidden files are tools' own, such as .git and .cache.
 _HIDDEN = "."
+# What an archive that was cut off or altered on its way raises, whatever it is compressed with.
+_BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def list_directory(path: str) -> list[Entry]:
@@ -80,7 +84,7 @@ def _members(archive: tarfile.TarFile, path: str) -> t.Iterator[tuple[str, tarfi
                 safe_name(name, path)
             if member.isreg():
                 files.append((name, member))
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (*_BROKEN, OSError) as error:
         raise WeightsError(
             f"{path} cannot be read to its end: {error}. Bring it to the host again."
         ) from error
@@ -98,7 +102,7 @@ def _opened(path: str) -> tarfile.TarFile:
             f"There is no file {path} on this host. Bring it there (rsync --partial --progress goes on "
             "after a broken connection), and run the same again."
         ) from None
-    except (tarfile.TarError, OSError) as error:
+    except (*_BROKEN, OSError) as error:
         raise WeightsError(f"{path} is no tar archive: {error}.") from error
 
 
@@ -113,6 +117,6 @@ def _write(source: t.IO[bytes], target: str, tell: Tell) -> None:
         if error.errno == errno.ENOSPC:
             raise WeightsError(f"No space left for {target}. Make room and run the same again.") from error
         raise WeightsError(f"{target} cannot be written: {error}.") from error
-    except (tarfile.TarError, EOFError) as error:
-        raise WeightsError(f"The archive ends within {os.path.basename(target)}: {error}.") from error
+    except _BROKEN as error:
+        raise WeightsError(f"The archive is broken within {os.path.basename(target)}: {error}.") from error
     os.replace(f"{target}.incomplete", target)

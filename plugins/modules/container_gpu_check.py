@@ -17,7 +17,7 @@ description:
     on the host shows that.
   - With O(image), and while no container has a card, it looks from a container of that image which is removed
     at once. Beside replicas on full cards it starts nothing.
-  - It fails when a container does not get at its cards, with what to do.
+  - It fails when a container does not get at its cards, naming host and container, with what to do.
 extends_documentation_fragment:
   - voicefleet.cosyvoice.attributes
 attributes:
@@ -35,7 +35,8 @@ attributes:
       - This module does not modify state.
 options:
   image:
-    description: An image that is on the host, for the container that is made where none has a card.
+    description: An image for the container that is made where none has a card. One that is not on the host is
+      warned of, and not pulled.
     type: str
   look_inside:
     description: Whether the containers are looked into; when false they are only listed.
@@ -71,6 +72,8 @@ checks:
   returned: always
 """
 
+import platform
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _container_gpus
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._checks import Check, summary
@@ -103,7 +106,12 @@ def main() -> None:
     if params["look_inside"]:
         checks = [_container_gpus.look_into(container) for container in holders]
         if params["image"] and not holders and not module.check_mode:
-            checks = [_container_gpus.look_from(client, params["image"])]
+            found = _container_gpus.look_from(client, params["image"])
+            checks = [found] if found else []
+            if not found:
+                module.warn(
+                    f"No container looked at the cards: image {params['image']} is not on {platform.node()}."
+                )
     result = {
         "containers": [container.name for container in holders],
         "checks": [each.as_dict() for each in checks],
@@ -111,7 +119,7 @@ def main() -> None:
     failed = [each for each in checks if not each.ok]
     if failed:
         words = " ".join(f"{each.name}: {each.found}. {each.remedy}" for each in failed)
-        module.fail_json(msg=f"{summary(checks)}. {words}", **result)
+        module.fail_json(msg=f"{summary(checks)} on {platform.node()}. {words}", **result)
     module.exit_json(changed=False, **result)
 
 

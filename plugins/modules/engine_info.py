@@ -129,7 +129,7 @@ engine:
       returned: always
       sample: {voicefleet-traefik: ["0.0.0.0:80", "0.0.0.0:443", "127.0.0.1:8080"]}
     data_root: {description: Where it keeps its data., type: str, returned: always}
-    data_root_is_mount: {description: Whether that is a mount of its own., type: bool, returned: always}
+    data_root_is_mount: {description: Whether something else is mounted there., type: bool, returned: always}
     stale_pid_files: {description: Left over pid files., type: list, elements: str, returned: always}
     started_at: {description: "When it started, in seconds since the epoch.", type: float, returned: always}
     programs: {description: Those of O(programs) that are there., type: list, elements: str, returned: always}

@@ -306,13 +306,14 @@ def main() -> None:
     try:
         result = job(params, module.check_mode, progress.tell, module.warn)
     except (WeightsError, EngineError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), **progress.told())
     except OSError as error:
         module.fail_json(
             msg=f"{error.filename or params['dir']} cannot be used: {error.strerror or error}. Files of "
-            "models are written by root; set become: true, or correct dir."
+            "models are written by root; set become: true, or correct dir.",
+            **progress.told(),
         )
-    module.exit_json(**result)
+    module.exit_json(**result, **progress.told())
 
 
 if __name__ == "__main__":

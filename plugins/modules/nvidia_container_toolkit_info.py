@@ -117,8 +117,9 @@ daemon_additions:
   returned: always
 cdi:
   description:
-    - The CDI specifications of NVIDIA's cards. Their C(paths), the UUIDs of the C(devices) in them, and why
-      they are C(stale), in words, empty where they say what C(nvidia-smi -L) does.
+    - The CDI specifications of NVIDIA's cards. Their C(paths), the UUIDs of the C(devices) in them, whether
+      C(nvidia-smi) C(answers), so that they can be written, and why they are C(stale), in words, empty
+      where they name what can be given to a container, and files of the driver that is loaded.
   type: dict
   returned: always
 asked:

@@ -143,6 +143,10 @@ nvswitches:
   description: How many NVSwitches there are.
   type: int
   returned: always
+nvlink5:
+  description: Whether there are switches of NVLink 5, which are no PCI devices of this host.
+  type: bool
+  returned: always
 secure_boot:
   description: Whether only signed kernel modules are loaded; V(null) without EFI.
   type: bool
@@ -208,7 +212,8 @@ broken:
   elements: str
   returned: always
 repository:
-  description: NVIDIA's repository for this host, its C(url), C(key_url) and the path of its key, C(key).
+  description: NVIDIA's repository for this host, its C(url), C(key_url), C(key_fingerprint) and the path of
+    its key, C(key).
   type: dict
   returned: always
 files:

@@ -140,14 +140,19 @@ options:
     default: ""
   version_path:
     description:
-      - Path at which the service tells its revision, as JSON or as plain text. A newcomer that tells another
-        one than O(specification.revision) is not let in. Not asked when empty.
+      - Path at which the service tells its revision, as JSON or as plain text, and in JSON the digest of its
+        weights. A newcomer that tells another than O(specification.revision), or other weights than
+        O(specification.weights_digest), is not let in. Not asked when empty.
     type: str
     default: ""
   revision_key:
     description: The key of the revision in that JSON.
     type: str
     default: revision
+  digest_key:
+    description: The key of the digest of the weights in that JSON.
+    type: str
+    default: weights_digest
   metrics:
     description:
       - How the service tells how busy it is. Without O(metrics.in_flight) a drain lasts O(drain_seconds).
@@ -376,6 +381,7 @@ def barriers_of(params: dict[str, Any], client: Any) -> Barriers:
             params["health_path"],
             params["version_path"],
             params["revision_key"],
+            params["digest_key"],
             _metrics.MetricNames.of(params["metrics"]) if params["metrics"] else None,
         ),
         watch,
@@ -458,6 +464,7 @@ def main() -> None:
             "health_path": {"type": "str", "default": ""},
             "version_path": {"type": "str", "default": ""},
             "revision_key": {"type": "str", "default": "revision", "no_log": False},
+            "digest_key": {"type": "str", "default": "weights_digest", "no_log": False},
             "metrics": {"type": "dict", "options": _metrics.OPTIONS},
             "start_timeout_seconds": {"type": "float", "default": 180},
             "drain_timeout_seconds": {"type": "float", "default": 130},
@@ -540,7 +547,7 @@ def main() -> None:
     except (_replica.ReplicaError, _lock.LockError) as error:
         failure = str(error)
     step = told(rollout, config, params["surge"], failure)
-    result.update(action=rollout.outcome.action, step=step)
+    result.update(action=rollout.outcome.action, step=step, **rollout.barriers.progress.told())
     if failure:
         module.fail_json(msg=failure, **result)
     module.exit_json(**result)

@@ -304,6 +304,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    progress = Progress(params["progress_file"])
     result: dict[str, Any] = {"changed": False, "removed": 0}
     try:
         client = _engine.connect(params["docker_host"])
@@ -315,7 +316,7 @@ def main() -> None:
     try:
         if params["state"] == "absent":
             remove(module, client, result)
-        measure(module, client, result)
+        measure(module, client, result, progress)
     except (
         _lock.LockError,
         _replica.ReplicaError,
@@ -326,7 +327,7 @@ def main() -> None:
         PlanError,
         SmiError,
     ) as error:
-        module.fail_json(msg=str(error), **result)
+        module.fail_json(msg=str(error), **result, **progress.told())
 
 
 def remove(module: AnsibleModule, client: Any, result: dict[str, Any]) -> None:
@@ -338,7 +339,7 @@ def remove(module: AnsibleModule, client: Any, result: dict[str, Any]) -> None:
     module.exit_json(**{**result, "changed": result["removed"] > 0})
 
 
-def measure(module: AnsibleModule, client: Any, result: dict[str, Any]) -> None:
+def measure(module: AnsibleModule, client: Any, result: dict[str, Any], progress: Progress) -> None:
     """The whole of it; everything that can be refused is, before anything is started."""
     params = module.params
     mistakes = mistakes_of(params)
@@ -362,11 +363,12 @@ def measure(module: AnsibleModule, client: Any, result: dict[str, Any]) -> None:
             shlex.split(params["smi_command"]),
             place,
             params["start_timeout_seconds"],
-            Progress(params["progress_file"]),
+            progress,
             still_ours,
         )(service, config, data_dir, work)
     module.exit_json(
         **result,
+        **progress.told(),
         instance_mib=_footprint.instance_mib(measured.peak_mib, params["standing_mib"]),
         peak_mib=measured.peak_mib,
         start_mib=measured.start_mib,

@@ -14,6 +14,8 @@ author:
 description:
   - Compares the replicas that are wanted with those that the engine has, and returns ordered steps, each with
     its reason. Changes nothing; M(voicefleet.cosyvoice.replica) carries a step out.
+  - A replica is also out of date when a directory or file that it has mounted, and may only read, was removed
+    from the host and put there anew, as it sees nothing of that.
   - A replica keeps its slot for as long as the slot exists. No step puts two replicas on one slot, or more on
     a card than it has slots; what frees a slot stands before what needs it. Where a slot is free, a replica
     that serves is replaced there, so that its successor serves before it goes.
@@ -490,6 +492,8 @@ def main() -> None:
             return _specification.spec_hash(config_of(number, slot))
 
         def why(container: Observed, slot: Slot) -> str:
+            if container.outdated_mounts:
+                return f"what it has mounted at {', '.join(container.outdated_mounts)} was put there anew"
             label = container.labels.get(_specification.LABEL_CONFIG, "")
             return _changes.reason(label, config_of(container.number, slot))
 

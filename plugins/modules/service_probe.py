@@ -89,8 +89,12 @@ options:
         description:
           - The digest of the voices that every replica has to tell, as
             RV(voicefleet.cosyvoice.voice_set#module:digest) is. Any, if empty.
-          - A voice that a replica has and cannot use is a failed check all the same.
+          - A voice that a replica has and cannot use is a failed check all the same, and so is it if this is
+            the digest of no voice at all.
         type: str
+      voice_digests:
+        description: The digest of each of those voices by its name, to name those that differ.
+        type: dict
   cards:
     description:
       - The cards of this host, as RV(voicefleet.cosyvoice.gpu_capacity#module:gpus) returns them. One whose
@@ -115,6 +119,22 @@ options:
       memory_mib:
         description: What a replica on this slot may use of the card's memory. Not looked at here.
         type: int
+      mps:
+        description: What a replica on this slot gets of a card that MPS shares. Not looked at here.
+        type: dict
+        suboptions:
+          thread_percentage:
+            description: The share of the card's threads.
+            type: int
+            required: true
+          pipe_dir:
+            description: Where the daemon has its pipes.
+            type: path
+            required: true
+          uid:
+            description: The user id that the daemon serves.
+            type: str
+            required: true
   requests:
     description:
       - Requests to send, one after the other, with what their answers have to be like.
@@ -317,6 +337,9 @@ replicas:
     voices_digest:
       description: The digest of the voices that the replica tells. Empty if it does not take any.
       type: str
+    voices:
+      description: The digest of each of those voices, by its name.
+      type: dict
     voices_refused:
       description: Voices that the replica has and cannot use, with the reason.
       type: dict
@@ -375,7 +398,11 @@ import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _probe, _proof
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
+    _probe,
+    _proof,
+    _specification,
+)
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._checks import Check, summary
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine import (
     DEFAULT_DOCKER_HOST,
@@ -395,6 +422,7 @@ SERVICE_OPTIONS = {
     "revision": {"type": "str"},
     "digest": {"type": "str"},
     "voices": {"type": "str"},
+    "voice_digests": {"type": "dict"},
 }
 REQUEST_OPTIONS = {
     "name": {"type": "str", "required": True},
@@ -493,11 +521,7 @@ def main() -> None:
             "slots": {
                 "type": "list",
                 "elements": "dict",
-                "options": {
-                    "gpu": {"type": "str"},
-                    "index": {"type": "int", "required": True},
-                    "memory_mib": {"type": "int"},
-                },
+                "options": _specification.SLOT_OPTIONS,
             },
             "requests": {"type": "list", "elements": "dict", "default": [], "options": REQUEST_OPTIONS},
             "timeout_seconds": {"type": "float", "default": 5},

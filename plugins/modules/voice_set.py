@@ -35,7 +35,8 @@ options:
   state:
     description:
       - V(present) lays the voices down.
-      - V(planned) tells what that would do, and what the host then has.
+      - V(planned) tells what that would do, and what the host then has. Without O(source) it tells what the
+        host has as it is.
       - V(absent) removes the voices that were laid down; all voices if O(exclusive=true).
     type: str
     choices: [present, planned, absent]
@@ -44,7 +45,7 @@ options:
     description:
       - Directory of the voices on the controller. A relative path is looked for as that of a file is by
         M(ansible.builtin.copy).
-      - Needed unless O(state=absent) or O(voices) will do. Names in it that begin with a dot are passed over.
+      - Needed with O(state=present) unless O(voices) will do. Names that begin with a dot are passed over.
     type: path
   dir:
     description: Directory of the voices on the host.
@@ -61,7 +62,6 @@ options:
       - With O(state=planned), and in check mode, it may be given instead, as M(voicefleet.cosyvoice.voice)
         returns it, to see what a directory would do that is not there yet.
     type: dict
-    default: {}
   incoming:
     description: Where the files to bring lie on the host. The action plugin of the same name fills it in.
     type: dict
@@ -92,6 +92,10 @@ digest:
     - With O(state=planned), those that would.
   returned: success
   type: str
+voices:
+  description: The same for each of those voices alone, by its name.
+  returned: success
+  type: dict
 bring:
   description: The voices that were new or changed.
   returned: success
@@ -120,7 +124,7 @@ def main() -> None:
             "source": {"type": "path"},
             "dir": {"type": "path", "required": True},
             "exclusive": {"type": "bool", "default": False},
-            "voices": {"type": "dict", "default": {}},
+            "voices": {"type": "dict"},
             "incoming": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
@@ -128,7 +132,11 @@ def main() -> None:
     params = module.params
     path, state = params["dir"], params["state"]
     try:
-        due = _voices.plan(path, {} if state == "absent" else params["voices"], params["exclusive"])
+        if state == "planned" and params["voices"] is None:
+            due = _voices.as_it_is(path)
+        else:
+            wanted = {} if state == "absent" else params["voices"] or {}
+            due = _voices.plan(path, wanted, params["exclusive"])
         changed = bool(due.bring or due.remove)
         if state != "planned" and not module.check_mode:
             if changed:
@@ -145,6 +153,7 @@ def main() -> None:
     module.exit_json(
         changed=changed and state != "planned",
         digest=_voices.digest(due.after),
+        voices={name: _voices.digest({name: voice}) for name, voice in due.after.items()},
         bring=due.bring,
         remove=due.remove,
         kept=due.kept,

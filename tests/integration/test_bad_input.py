@@ -207,6 +207,16 @@ def test_a_user_who_is_not_root(refuse: Refuse) -> None:
     refuse({"bad": (nobody, ["bad is worked on as nobody, and root is needed", "Set become to true", "-K"])})
 
 
+def test_a_python_that_is_too_old(refuse: Refuse, tmp_path: Path) -> None:
+    """The interpreter says of itself that it is of another version."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 8, 18, 'final', 0)\n")
+    interpreter = tmp_path / "python3.8"
+    interpreter.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec /usr/bin/python3 "$@"\n')
+    interpreter.chmod(0o755)
+    said = ["bad is worked on with Python 3.8", "3.9 or newer is needed", "ansible_python_interpreter"]
+    refuse({"bad": ({"ansible_python_interpreter": str(interpreter)}, said)})
+
+
 def test_an_unsupported_distribution(refuse: Refuse, tmp_path: Path) -> None:
     """Each host sees another /etc/os-release: its interpreter starts in a mount namespace of its own."""
 
@@ -432,12 +442,13 @@ def test_a_run_that_was_killed_is_taken_up_by_the_next(site: Site, base_image: s
     assert service.lay_down("1") > 0
     assert service.replicas() == all_of("1")
 
-    # In an upgrade, and only ansible-playbook itself: what it had begun on the host may go on for a while.
+    # In an upgrade, and only ansible-playbook itself: the step that it had begun on the host goes on, and its
+    # output with it. (What comes before that has ended is refused: test_killed_playbook.)
     run = service.begin("2")
     service.wait_until(lambda seen: any(revision == "2" for revision, _state in seen.values()))
     run.kill()
     assert service.replicas() != all_of("2")
-    assert service.lay_down("2") > 0
     run.communicate()
+    assert service.lay_down("2") > 0
     assert service.replicas() == all_of("2")
     assert service.lay_down("2") == 0

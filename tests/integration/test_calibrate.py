@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import yaml
 from gpu_host.host import ROOT, GpuHost, HostError
-from recorded_voices import tone
+from patience import until
+from recorded_voices import STAND_IN_PLACE, bring_stand_in
 
-SPEECH = "/opt/tts"  # likewise
 SUPPORT = Path(__file__).parents[1] / "support"
 PLAYBOOK = SUPPORT / "hard_service/playbook.yml"
 SERVER = "/opt/hard/server.py"  # on the host
@@ -123,13 +123,6 @@ def fleet(gpu_host: GpuHost) -> Iterator[Fleet]:
 def plain(error: HostError) -> str:
     """What was said, without the line breaks that YAML put in."""
     return " ".join(re.sub(r"\\\n\s*\\?", "", str(error)).split())
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come so far"
-        time.sleep(0.1)
 
 
 def test_it_measures_writes_and_leaves_nothing(fleet: Fleet) -> None:
@@ -243,7 +236,7 @@ def test_a_run_that_was_cut_off(fleet: Fleet) -> None:
 
     thread = Thread(target=run)
     thread.start()
-    until(lambda: fleet.containers() == ["hard-calibration"])
+    until("measuring", lambda: fleet.containers() == ["hard-calibration"])
     with pytest.raises(HostError, match="is held by"):
         fleet.run(**QUICK)
     fleet.host.run("pkill", "--signal", "KILL", "--full", "replica_footprint")
@@ -264,32 +257,12 @@ def test_the_playbook_with_the_speech_server(fleet: Fleet, tmp_path: Path) -> No
     host = fleet.host
     host.load("speech_server")
     fleet.cards(RTX_4090, starts_mib=5000)
-    for manifest in (ROOT / "roles/model_weights/files/manifests").rglob("*.sha256"):
-        for line in manifest.read_text(encoding="utf-8").splitlines():
-            if not line.startswith("#"):
-                file = tmp_path / "model" / line.split("  ")[1]
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(line, encoding="utf-8")
-    voice = tmp_path / "voices/default"
-    voice.mkdir(parents=True)
-    (voice / "prompt.wav").write_bytes(tone(200))
-    (voice / "prompt.txt").write_text("This is what is said in it.\n", encoding="utf-8")
-    mounts = {"support": SUPPORT, "yaml": Path(yaml.__file__).parent}
-    for name, source in {**mounts, "model": tmp_path / "model", "voices": tmp_path / "voices"}.items():
-        host.copy(source, f"{SPEECH}/{name}")
-    host.run("chmod", "-R", "a+rX", SPEECH)
     said = host.playbook(
         ROOT / "playbooks/calibrate.yml",
         ansible_become=False,
-        cosyvoice_engine="cosyvoice3",
+        **bring_stand_in(host, tmp_path, "model"),
         cosyvoice_image=host.images["speech_server"],
-        cosyvoice_model_dir=f"{SPEECH}/model",
-        cosyvoice_voices_dir=f"{SPEECH}/voices",
-        cosyvoice_mounts=[
-            {"source": f"{SPEECH}/support", "target": "/stand-ins"},
-            {"source": f"{SPEECH}/yaml", "target": "/yaml/yaml"},
-        ],
-        cosyvoice_environment={"PYTHONPATH": "/opt/speech/lib:/opt/speech:/stand-ins:/yaml"},
+        cosyvoice_model_dir=f"{STAND_IN_PLACE}/model",
         cosyvoice_max_in_flight=2,
     )
     print(said)

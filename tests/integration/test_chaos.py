@@ -35,6 +35,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_api 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_watch import TraefikWatch
 from invariants import Watch, list_containers
 from open_load import OpenLoad, Report
+from patience import until
 
 SERVER = Path(__file__).parents[1] / "support/hard_service/server.py"
 REPLICAS = 3
@@ -43,13 +44,6 @@ PATIENCE_SECONDS = 180
 
 # Called before each step of the rollout: the replica's number, the step's name.
 Chaos = Callable[[int, str], None]
-
-
-def until(what: str, condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not {what} in {seconds} s"
-        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -373,15 +367,19 @@ def test_a_replica_hangs_that_is_to_be_replaced(fleet: Fleet) -> None:
 
 
 def test_a_replica_is_paused_that_is_to_be_replaced(fleet: Fleet) -> None:
+    """Of that Traefik is told nothing; it sees it when the rollout goes on, and the next container starts."""
     window = Window()
 
     def pause() -> None:
         with window():
             fleet.lose(3, fleet.client.api.pause)
 
+    thread = threading.Thread(target=pause)
     fleet.revision += 1
     with fleet.under_load(floor=1, in_transition=2, window=window):
-        fleet.roll(once(1, "start", pause))
+        fleet.roll(once(1, "start", thread.start))
+        thread.join()
+    assert window.end, "Traefik never let go of it"
     fleet.assert_all_serve(fleet.revision)
 
 

@@ -7,16 +7,12 @@ Takes root, the host's package sources and package index. All images have names 
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import shutil
 import socket
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +20,9 @@ import docker
 import pytest
 import requests
 import yaml
+from image_site import ROOT, ImageSite, Run
 
 NO_CHECKSUM = "sha256:" + "0" * 64
-ROOT = Path(__file__).parents[2]
 PLAY = """
 - hosts: localhost
   gather_subset: [min]
@@ -42,29 +38,11 @@ PLAY = """
 """
 
 
-@dataclass(frozen=True)
-class Run:
-    ok: bool
-    changed: int
-    output: str
-    refs: dict[str, str]
-
-
-class Site:
-    """One host, this machine, with a cache, a configuration directory and image names of its own."""
+class Site(ImageSite):
+    """With the role's entry points, and its variables without their prefix."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.repository = f"vf-images-{uuid.uuid4().hex[:8]}"
-        (folder / "play.yml").write_text(PLAY)
-        self.variables: dict[str, Any] = {
-            "ansible_python_interpreter": "/usr/bin/python3",
-            "container_images_repository": self.repository,
-            "container_images_cache_dir": str(folder / "cache"),
-            "container_images_config_dir": str(folder / "etc"),
-            "container_images_minimum_free_mib": 500,
-            "refs_file": str(folder / "refs.json"),
-        }
+        super().__init__(folder, PLAY)
 
     def run(
         self,
@@ -73,44 +51,11 @@ class Site:
         environment: dict[str, str] | None = None,
         **variables: Any,
     ) -> Run:
-        refs = self.folder / "refs.json"
-        refs.unlink(missing_ok=True)
-        values = {
-            **self.variables,
-            "entry_point": entry_point,
-            **{
-                name if name.startswith("ansible_") else f"container_images_{name}": value
-                for name, value in variables.items()
-            },
+        named = {
+            name if name.startswith("ansible_") else f"container_images_{name}": value
+            for name, value in variables.items()
         }
-        done = subprocess.run(
-            [
-                "ansible-playbook",
-                "--inventory=localhost,",
-                "--connection=local",
-                f"--extra-vars={json.dumps(values)}",
-                *arguments,
-                str(self.folder / "play.yml"),
-            ],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}",
-                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-                **(environment or {}),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        output = done.stdout + done.stderr
-        changed = re.search(r"changed=(\d+)", output)
-        return Run(
-            done.returncode == 0,
-            int(changed.group(1)) if changed else -1,
-            output,
-            json.loads(refs.read_text()) if refs.exists() else {},
-        )
+        return self.play(*arguments, environment=environment, entry_point=entry_point, **named)
 
     def good(self, *arguments: Any, **options: Any) -> Run:
         run = self.run(*arguments, **options)
@@ -135,12 +80,7 @@ def engine() -> Iterator[docker.DockerClient]:
 def site(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("images"))
     yield site
-    for container in engine.containers.list(all=True, filters={"label": f"vf.test={site.repository}"}):
-        container.remove(force=True)
-    for image in engine.images.list():
-        for tag in image.tags:
-            if tag.startswith(f"{site.repository}/"):
-                engine.images.remove(tag, force=True)
+    site.clear(engine)
 
 
 @pytest.fixture(scope="module")

@@ -8,24 +8,20 @@ Takes root, an engine, a C++ compiler, the host's package sources and package in
 from __future__ import annotations
 
 import io
-import json
-import os
 import re
 import shutil
-import subprocess
-import time
-import uuid
 import wave
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import docker
 import image_sources
 import pytest
+from image_site import ROOT, ImageSite, Run
+from patience import until
+from recorded_voices import model
 
-ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "roles/cosyvoice/files/cosyvoice3/new_torch.txt"
 # Of the profile's packages what the server and the stand-in import; what these need comes along.
 PACKAGES = {"av", "fastapi", "numpy", "prometheus-client", "python-multipart", "pyyaml", "uvicorn"}
@@ -47,14 +43,6 @@ PLAY = """
 """
 
 
-@dataclass(frozen=True)
-class Run:
-    code: int
-    changed: int
-    output: str
-    refs: dict[str, str]
-
-
 def locked(names: set[str]) -> str:
     """The lines of the profile's own lock for these packages and for what they need."""
     blocks = {block.partition("==")[0]: block for block in re.split(r"\n(?=[a-z0-9])", LOCK.read_text())}
@@ -68,62 +56,28 @@ def locked(names: set[str]) -> str:
     return "\n".join(blocks[name] for name in sorted(found)) + "\n"
 
 
-class Site:
-    """This machine, with a cache and image names of its own, and the stand-ins."""
+class Site(ImageSite):
+    """With what the role wants to know, and the stand-ins."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.repository = f"vf-cosyvoice3-{uuid.uuid4().hex[:8]}"
-        (folder / "play.yml").write_text(PLAY)
+        super().__init__(folder, PLAY)
         self.index, lock = image_sources.torch_index(folder / "index")
         (folder / "requirements.txt").write_text(locked(PACKAGES) + lock)
-        self.variables: dict[str, Any] = {
-            "ansible_python_interpreter": "/usr/bin/python3",
-            "container_images_repository": self.repository,
-            "container_images_cache_dir": str(folder / "cache"),
-            "container_images_config_dir": str(folder / "etc"),
-            "container_images_minimum_free_mib": 500,
+        self.variables |= {
             "cosyvoice_engine": "cosyvoice3",
             "cosyvoice_device": "cpu",
             "cosyvoice_replicas": 1,
             "cosyvoice_model_dir": str(folder / "model"),
+            "cosyvoice_voices_dir": str(folder / "voices"),
             "cosyvoice_python": self.archive(image_sources.python(folder)),
             "cosyvoice_upstream": self.archive(image_sources.upstream(folder)),
             "cosyvoice_matcha": self.archive(image_sources.matcha(folder)),
             "cosyvoice_requirements": str(folder / "requirements.txt"),
             "cosyvoice_torch_index": self.index,
-            "refs_file": str(folder / "refs.json"),
         }
 
     def archive(self, file: Path) -> dict[str, str]:
         return {"path": str(file), "checksum": f"sha256:{image_sources.sha256(file)}"}
-
-    def run(self, *arguments: str, **variables: Any) -> Run:
-        refs = self.folder / "refs.json"
-        refs.unlink(missing_ok=True)
-        done = subprocess.run(
-            [
-                "ansible-playbook",
-                "--inventory=localhost,",
-                "--connection=local",
-                f"--extra-vars={json.dumps({**self.variables, **variables})}",
-                *arguments,
-                str(self.folder / "play.yml"),
-            ],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}",
-                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        output = done.stdout + done.stderr
-        changed = re.search(r"changed=(\d+)", output)
-        found = json.loads(refs.read_text()) if refs.exists() else {}
-        return Run(done.returncode, int(changed[1]) if changed else -1, output, found)
 
 
 @pytest.fixture(scope="module")
@@ -138,20 +92,15 @@ def site(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
     site = Site(tmp_path_factory.mktemp("image"))
     site.folder.chmod(0o755)
     yield site
-    for container in engine.containers.list(all=True, filters={"label": f"vf.test={site.repository}"}):
-        container.remove(force=True)
-    for image in engine.images.list():
-        for tag in image.tags:
-            if tag.startswith(f"{site.repository}/"):
-                engine.images.remove(tag, force=True)
+    site.clear(engine)
 
 
 @pytest.fixture(scope="module")
 def built(site: Site) -> Run:
-    planned = site.run("--check")
-    assert (planned.code, planned.changed) == (0, 1), planned.output
-    run = site.run()
-    assert (run.code, run.changed) == (0, 1), run.output
+    planned = site.play("--check")
+    assert (planned.ok, planned.changed) == (True, 1), planned.output
+    run = site.play()
+    assert (run.ok, run.changed) == (True, 1), run.output
     assert run.refs == planned.refs
     assert set(run.refs) == {"base", "cosyvoice3_libraries", "speech_server"}
     return run
@@ -165,15 +114,15 @@ def say(engine: docker.DockerClient, image: str, program: str) -> str:
 
 
 def test_a_second_run_changes_nothing(site: Site, built: Run) -> None:
-    again = site.run()
-    assert (again.code, again.changed, again.refs) == (0, 0, built.refs), again.output
+    again = site.play()
+    assert (again.ok, again.changed, again.refs) == (True, 0, built.refs), again.output
 
 
 def test_where_sources_are_does_not_count(site: Site, built: Run) -> None:
     moved = shutil.copy(site.variables["cosyvoice_upstream"]["path"], site.folder / "moved.tar.gz")
     upstream = {**site.variables["cosyvoice_upstream"], "path": str(moved), "remote_src": True}
-    again = site.run(cosyvoice_upstream=upstream, cosyvoice_torch_index="")
-    assert (again.code, again.changed, again.refs) == (0, 0, built.refs), again.output
+    again = site.play(cosyvoice_upstream=upstream, cosyvoice_torch_index="")
+    assert (again.ok, again.changed, again.refs) == (True, 0, built.refs), again.output
 
 
 def test_the_image_has_its_own_python_and_what_was_built_for_it(
@@ -198,12 +147,8 @@ def test_the_image_says_how_it_is_to_be_run(engine: docker.DockerClient, built: 
 def test_it_speaks_read_only_and_without_a_network(
     engine: docker.DockerClient, site: Site, built: Run
 ) -> None:
-    model, voice = site.folder / "model", site.folder / "voices/anna"
-    (model / "CosyVoice-BlankEN").mkdir(parents=True)
-    for manifest in (ROOT / "roles/model_weights/files/manifests").rglob("*.sha256"):
-        for line in manifest.read_text().splitlines():
-            if not line.startswith("#"):
-                (model / line.split("  ")[1]).write_text(line)
+    weights, voice = site.folder / "model", site.folder / "voices/anna"
+    model(weights)
     voice.mkdir(parents=True)
     (voice / "prompt.wav").write_bytes(image_sources.tone())
     (voice / "prompt.txt").write_text("This is what is said in it.\n")
@@ -216,14 +161,16 @@ def test_it_speaks_read_only_and_without_a_network(
         security_opt=["no-new-privileges"],
         network_mode="none",
         tmpfs={"/tmp": "mode=1777"},
-        volumes=[f"{model}:/model:ro", f"{voice.parent}:/voices:ro"],
+        volumes=[f"{weights}:/model:ro", f"{voice.parent}:/voices:ro"],
         environment={"SPEECH_ENGINE": "cosyvoice3", "SPEECH_MODEL_DIR": "/model"},
     )
-    end = time.monotonic() + 120
-    while (health := container.attrs["State"]["Health"]["Status"]) == "starting" and time.monotonic() < end:
-        time.sleep(0.5)
+
+    def health() -> str:
         container.reload()
-    assert health == "healthy", container.logs().decode()
+        return str(container.attrs["State"]["Health"]["Status"])
+
+    until("over with loading", lambda: health() != "starting")
+    assert health() == "healthy", container.logs().decode()
     program = (
         "import sys, urllib.request as u\n"
         'body = b\'{"model": "tts-1", "voice": "anna", "input": "Good morning to you all.", \'\n'
@@ -271,6 +218,6 @@ def test_it_speaks_read_only_and_without_a_network(
 def test_what_cannot_be_built_is_refused_before_anything_changes(
     site: Site, variables: dict[str, Any], words: str
 ) -> None:
-    run = site.run(**variables)
-    assert (run.code, run.changed) == (2, 0), run.output
+    run = site.play(**variables)
+    assert (run.ok, run.changed) == (False, 0), run.output
     assert words in run.output

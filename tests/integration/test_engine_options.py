@@ -43,6 +43,11 @@ FIT: dict[str, tuple[dict[str, Any], tuple[int, int], tuple[int, int]]] = {
         (1, 2),
     ),
     "measured": ({"gpu_service_instance_mib": 6000}, (6000, 6000), (2, 13)),
+    "patient": (
+        {"cosyvoice_deadline_seconds": 300, "gpu_service_health_retries": 3},
+        (8192, 8192),
+        (2, 9),
+    ),
     "article": (
         {
             "cosyvoice_engine": "piper",
@@ -102,6 +107,10 @@ REFUSED = {
             },
         },
         "there is none that serves them all, so name one of your own in cosyvoice_image",
+    ),
+    "no_voice": (
+        {"cosyvoice_image": ""},
+        "cosyvoice_engine is cosyvoice3, which speaks with recorded voices, and there is none",
     ),
     "no_image": (
         {"cosyvoice_profile": "user", "cosyvoice_image": ""},
@@ -186,6 +195,14 @@ def test_what_is_built_for_a_card_has_a_place_and_time(told: tuple[Path, str]) -
     assert cache not in tells(told, "eager")["mounts"]
     needs = [tells(told, name)["needs"] for name in ("eager", "vllm", "vllm_trt")]
     assert [need["start_timeout_seconds"] for need in needs] == [180, 300, 1200]
+
+
+@pytest.mark.parametrize(("name", "drain", "linger"), [("eager", 130, 4), ("patient", 310, 12)])
+def test_a_replica_that_goes_has_time_for_its_longest_answer_and_until_traefik_knows(
+    told: tuple[Path, str], name: str, drain: float, linger: float
+) -> None:
+    assert tells(told, name)["needs"]["drain_timeout_seconds"] == drain
+    assert tells(told, name)["environment"]["SPEECH_LINGER_SECONDS"] == linger
 
 
 @pytest.mark.parametrize("name", REFUSED)

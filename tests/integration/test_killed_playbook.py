@@ -25,6 +25,7 @@ import docker
 import pytest
 from invariants import Watch, list_containers
 from open_load import OpenLoad
+from patience import until
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOK = ROOT / "tests/support/hard_service/playbook.yml"
@@ -41,13 +42,6 @@ MARK = "VOICEFLEET_TEST_RUN"
 KINDS = ("drain", "stop", "start", "bake", "route", "soak")
 MAY_BE_MISSING = ("route",)
 LINE = re.compile(r"-\d+ on cpu/\d+: +[\d.]+ s  (\w+)")
-
-
-def until(what: str, condition: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not {what} in {seconds} s"
-        time.sleep(0.1)
 
 
 class Run:

@@ -7,6 +7,7 @@ The module is run as Ansible runs it, in a process of its own, so it can be kill
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 import typing as t
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,37 @@ def test_killed_in_the_middle_the_next_run_goes_on_from_there(
         assert len(ranges) == 1
         assert int(ranges[0][6:-1]) >= MIB
         assert "of 8.0 MiB" in host.progress.read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The models' directory, a file system of its own that just holds them."""
+    models = tmp_path / "models"
+    models.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={12 * MIB}", "tmpfs", models], check=True)
+    yield models
+    subprocess.run(["umount", "--lazy", models], check=True)
+
+
+@both
+def test_a_disk_that_fills_meanwhile_is_told_and_what_came_is_kept(
+    tmp_path: Path, cache: Path, model: Path, small_disk: Path, kind: str
+) -> None:
+    with ModelHub(model, faults=Faults(rate=MIB)) as hub:
+        host = Host(tmp_path, cache, kind, hub)
+        process = host.begin(minimum_free_mib=0)
+        wait_for(lambda: host.fetched() > 2 * MIB, process)
+        heap = small_disk / "heap"
+        with contextlib.suppress(OSError), heap.open("wb", buffering=0) as file:
+            while file.write(bytes(MIB // 16)):
+                pass
+        answer, _unused = process.communicate()
+        assert "no space left on the device. Make room" in json.loads(answer)["msg"]
+        assert not host.there.exists()
+        heap.unlink()
+        hub.faults.rate = 0
+        assert host.run(minimum_free_mib=0).get("changed")
+        assert host.holds_everything()
 
 
 @both

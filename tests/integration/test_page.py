@@ -14,7 +14,6 @@ import os
 import re
 import struct
 import subprocess
-import time
 import typing as t
 import urllib.request
 import wave
@@ -24,14 +23,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import yaml
 from browser import Visitor, chromium
+from patience import until
 from playwright.sync_api import Browser, expect
-from recorded_voices import tone
+from recorded_voices import (
+    PYTHONPATH,
+    TRANSCRIPT,
+    model,
+    speech_server_image,
+    stand_in_volumes,
+    tone,
+    voice,
+)
 
 ROOT = Path(__file__).parents[2]
 ANNA_HZ, BERT_HZ, VISITOR_HZ, FILE_HZ = 200, 320, 260, 410
-TRANSCRIPT = "This is what is said in it."
 PHONE = {
     "viewport": {"width": 360, "height": 740},
     "is_mobile": True,
@@ -65,15 +71,9 @@ class Service:
         dynamic.mkdir(mode=0o755)
         self._middlewares(dynamic / "middlewares.yml")
         self._model, self._voices = path / "model", path / "voices"
-        (self._model / "CosyVoice-BlankEN").mkdir(parents=True)
-        for manifest in (ROOT / "roles/model_weights/files/manifests").rglob("*.sha256"):
-            for line in manifest.read_text().splitlines():
-                if not line.startswith("#"):
-                    (self._model / line.split("  ")[1]).write_text(line)
+        model(self._model)
         for name, hertz in (("anna", ANNA_HZ), ("bert", BERT_HZ)):
-            (self._voices / name).mkdir(parents=True)
-            (self._voices / name / "prompt.wav").write_bytes(tone(hertz))
-            (self._voices / name / "prompt.txt").write_text(TRANSCRIPT)
+            voice(self._voices / name, hertz)
         (self._voices / "bert/voice.yml").write_text("name: Bert from next door\n")
         self.traefik = lab.traefik(dynamic=dynamic, network=self._network)
         cloning = {
@@ -115,21 +115,9 @@ class Service:
         )
 
     def _replica(self, name: str, service: str, rule: str, environment: dict[str, str]) -> t.Any:
-        image = next(
-            tag
-            for each in self._lab.engine.images.list(filters={"reference": "voicefleet/speech_server:*"})
-            for tag in each.tags
-        )
-        mounts = {
-            ROOT / "roles/cosyvoice/files/speech_server": "/opt/speech/speech_server",
-            ROOT / "tests/support": "/stand-ins",
-            Path(yaml.__file__).parent: "/yaml/yaml",
-            self._model: "/model",
-            self._voices: "/voices",
-        }
         router, server = f"traefik.http.routers.{service}", f"traefik.http.services.{service}.loadbalancer"
         container = self._lab.engine.containers.create(
-            image,
+            speech_server_image(self._lab.engine),
             name=f"{self._lab.id}-{name}",
             labels={
                 "vf.test": self._lab.id,
@@ -139,12 +127,12 @@ class Service:
                 f"{server}.server.port": "7860",
             },
             environment={
-                "PYTHONPATH": "/opt/speech/lib:/opt/speech:/stand-ins:/yaml",
+                "PYTHONPATH": PYTHONPATH,
                 "SPEECH_REPLICA": name,
                 "SPEECH_THREADS": "1",
                 **environment,
             },
-            volumes={str(source): {"bind": target, "mode": "ro"} for source, target in mounts.items()},
+            volumes=stand_in_volumes(self._model, self._voices),
             healthcheck={
                 "test": ["CMD", "python3", "-I", "-S", "-E", "/opt/speech/speech_server/healthcheck.py"],
                 "interval": 10**9,
@@ -209,13 +197,6 @@ def visit(service: Service, browser: Browser) -> Iterator[Callable[..., Visitor]
     assert not faults
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
-    limit = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < limit, what
-        time.sleep(0.1)
-
-
 def speaks(visitor: Visitor, act: Callable[[], None] | None = None) -> tuple[float, float]:
     """Have it spoken; seconds and pitch of what is offered for download."""
     (act or visitor.at("speak").click)()
@@ -264,6 +245,19 @@ def test_it_is_heard_to_its_end_and_once_more_from_the_middle(visit: Callable[..
     held = position.input_value()
     visitor.page.wait_for_timeout(300)
     assert position.input_value() == held
+
+
+def test_a_server_may_have_no_voice_yet(visit: Callable[..., Visitor]) -> None:
+    chosen = visit().page.evaluate(
+        """async () => {
+          const { Voices } = await import("/page/voices.js");
+          return [[], [{ id: "anna", name: "Anna" }]].map((voices) => {
+            Voices.prototype.list(voices);
+            return document.getElementById("voice").value;
+          });
+        }"""
+    )
+    assert chosen == ["", "anna"]
 
 
 def test_sound_that_comes_late_and_in_odd_pieces(visit: Callable[..., Visitor]) -> None:
@@ -408,8 +402,8 @@ def test_cancelled_while_busy_and_while_speaking(visit: Callable[..., Visitor], 
     cancel.click()
     visitor.hears("^Cancelled.$")
     assert visitor.focused() == "speak"
-    eventually(lambda: service.metric("callers_left_total") > left, "no replica noticed that its caller left")
-    eventually(lambda: not service.metric("in_flight"), "a slot is still taken")
+    until("noticed by a replica", lambda: service.metric("callers_left_total") > left)
+    until("every slot free", lambda: not service.metric("in_flight"))
     seconds, _pitch = heard(visitor.download(visitor.offered))
     assert 0 < seconds < 200  # what had come is there
     assert visitor.page.locator("#answer button").get_attribute("aria-label") == "Play"
@@ -417,11 +411,13 @@ def test_cancelled_while_busy_and_while_speaking(visit: Callable[..., Visitor], 
 
 def test_a_cut_answer_is_called_one(visit: Callable[..., Visitor]) -> None:
     visitor = visit()
-    visitor.at("text").fill(f"{SENTENCE} " * 5 + f"Explode, {SENTENCE}")  # in a piece of its own
+    visitor.at("text").fill(f"{SENTENCE} " * 5 + f"Slowly, Explode, {SENTENCE}")  # a piece of its own
     visitor.at("speak").click()
     visitor.hears("^The audio was cut off")
     seconds, _pitch = heard(visitor.download(visitor.offered))
-    assert seconds > 1
+    # Not all that came before: what the browser had not handed over yet goes with the connection (Streams
+    # Standard, ReadableStreamError resets the queue), and the stand-in speaks faster than a page reads.
+    assert seconds > 0.5
 
 
 def test_in_chinese(visit: Callable[..., Visitor]) -> None:
@@ -469,7 +465,7 @@ def test_the_headers_that_traefik_lets_through(visit: Callable[..., Visitor], se
         }"""
     )
     assert done
-    eventually(lambda: visitor.page.evaluate("window.refused.length"), "the policy was not asked")
+    until("asked of the policy", lambda: visitor.page.evaluate("window.refused.length"))
     assert visitor.page.evaluate("window.refused.splice(0)") == ["script-src-elem inline"]
     visitor.noted.clear()
 

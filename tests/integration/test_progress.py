@@ -20,6 +20,7 @@ import docker
 import pytest
 import yaml
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _replica
+from patience import until
 
 ROOT = Path(__file__).parents[2]
 # The one beside this interpreter: each virtual environment has its own.
@@ -136,13 +137,6 @@ def play(base_image: str, tmp_path: Path) -> Iterator[Play]:
     made.client.close()
 
 
-def wait_until(what: str, condition: Any, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
-
 def test_lines_come_while_the_step_lasts_and_the_result_is_whole(play: Play) -> None:
     lines = play.follow()
     told = [(when, line) for when, line in lines if line.startswith(f"{play.service}-1 on cpu/0: ")]
@@ -154,7 +148,7 @@ def test_lines_come_while_the_step_lasts_and_the_result_is_whole(play: Play) -> 
     assert (result["action"], result["changed"]) == ("create", True)
     assert result["step"]["started_seconds"] >= SECONDS_TO_START - 1
     assert not {"ansible_job_id", "finished", "started", "results_file"} & set(result)
-    wait_until("temporary files stay", lambda: play.left_over() == [])
+    until("without temporary files", lambda: play.left_over() == [])
 
 
 def test_with_several_hosts_every_line_says_which(play: Play) -> None:
@@ -187,9 +181,9 @@ def test_a_step_finishes_when_ansible_playbook_is_killed(play: Play) -> None:
         found = _replica.observe(play.client, play.service, play.arguments["data_dir"])
         return [(replica.name, replica.state, replica.health) for replica in found]
 
-    wait_until("the step did not finish", lambda: state() == [(f"{play.service}-1", "running", "healthy")])
+    until("finished", lambda: state() == [(f"{play.service}-1", "running", "healthy")])
     # The end of the step is its result on the host, which nobody fetches any more.
-    wait_until("the step did not end", lambda: '"started":' not in play.job_text())
+    until("the step over", lambda: '"started":' not in play.job_text())
     made = json.loads(play.job_text())["step"]["container_id"]
     play.follow()
     assert play.result()["action"] == "none"

@@ -8,26 +8,17 @@ This proves the proof: the load and the watch find nothing where nothing is lost
 from __future__ import annotations
 
 import re
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from invariants import Watch
 from open_load import OpenLoad
+from patience import until
 
 SERVER = Path(__file__).parents[1] / "support/hard_service/server.py"
 LENGTHS = {0.5: 4, 1: 4, 3: 2}
-PATIENCE_SECONDS = 120
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not {what} in {PATIENCE_SECONDS} s"
-        time.sleep(0.05)
 
 
 class Pair:
@@ -104,8 +95,8 @@ class Pair:
 
     def wait_serving(self, container: Any) -> None:
         address = self.address(container)
-        until(lambda: self.metric(address, "hard_ready") == 1, "ready")
-        until(lambda: self.listed(address), "in Traefik")
+        until("ready", lambda: self.metric(address, "hard_ready") == 1)
+        until("in Traefik", lambda: self.listed(address))
 
     @staticmethod
     def metric(address: str, name: str) -> float | None:
@@ -122,8 +113,8 @@ class Pair:
         address = self.address(old)
         flag = self.control(number) / "drain"
         flag.touch()
-        until(lambda: not self.listed(address), "out of Traefik")
-        until(lambda: self.metric(address, "hard_in_flight") == 0, "finished")
+        until("out of Traefik", lambda: not self.listed(address))
+        until("finished", lambda: self.metric(address, "hard_in_flight") == 0)
         old.stop(timeout=10)
         old.rename(f"{self.service}-{number}.old")
         flag.unlink()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from gpu_host.host import GpuHost, HostError
 from invariants import Container, Watch, list_containers
 from open_load import OpenLoad, Report
 from open_load_sender import Outcome
+from patience import until
 
 SUPPORT = Path(__file__).parents[1] / "support"
 PLAYBOOK = SUPPORT / "hard_service/playbook.yml"
@@ -37,15 +38,7 @@ REPLICAS, MIB = 2, 8192
 RATE_PER_SECOND = 3.0
 LENGTHS = {1: 2, 2: 1, 3: 1}
 LATE_SECONDS = 3
-PATIENCE_SECONDS = 180
 WAITS_FOR_MEMORY = f"start: waiting for {MIB} MiB of "
-
-
-def until(what: str, condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not {what} in {seconds} s"
-        time.sleep(0.1)
 
 
 def was_refused(outcome: Outcome, begin: float, end: float) -> bool:

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
@@ -62,7 +63,12 @@ class Fleet:
         self.steps: list[str] = []
 
     def config(
-        self, revision: str, command: list[str] | None = None, slot: int = 0, number: int = 1
+        self,
+        revision: str,
+        command: list[str] | None = None,
+        slot: int = 0,
+        number: int = 1,
+        mounts: Sequence[dict[str, Any]] = (),
     ) -> dict[str, Any]:
         specification: dict[str, Any] = {
             "image": self.image,
@@ -70,7 +76,7 @@ class Fleet:
             "command": command or (DIES if revision == BAD else SERVES),
             "entrypoint": [],
             "environment": {},
-            "mounts": [],
+            "mounts": [*mounts],
             "outputs_target": "/outputs",
             "port": 8000,
             "network": "bridge",
@@ -218,6 +224,48 @@ def test_a_stopped_replica_is_started_again(fleet: Fleet) -> None:
     fleet.client.api.stop(f"{fleet.service}-1", timeout=1)
     assert fleet.roll(fleet.config("1")).outcome.action == "start"
     assert fleet.state() == SERVING_1
+
+
+def test_a_replica_whose_directory_was_removed_and_put_there_anew_is_replaced(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    voices = tmp_path / "voices"
+    voices.mkdir()
+    (voices / "anna").touch()
+    config = fleet.config("1", mounts=[{"source": str(voices), "target": "/voices", "read_only": True}])
+    fleet.roll(config)
+    (voices / "bert").touch()
+    assert fleet.roll(config).outcome.action == "none"
+    shutil.rmtree(voices)
+    assert fleet.roll(config).outcome.action == "none"  # there is nothing to mount instead
+    voices.mkdir()
+    (voices / "carl").touch()
+    (there,) = _replica.observe(fleet.client, fleet.service, fleet.data_dir)
+    assert there.outdated_mounts == ("/voices",)
+    assert fleet.roll(config).outcome.action == "replace"
+    assert fleet.state() == SERVING_1
+    sees = fleet.client.containers.get(f"{fleet.service}-1").exec_run(
+        [*PYTHON, "-c", "import os; print(os.listdir('/voices'))"]
+    )
+    assert sees.output.decode().strip() == "['carl']"
+    assert fleet.roll(config).outcome.action == "none"
+
+
+def test_a_neighbour_that_is_just_starting_serves_before_this_one_goes(fleet: Fleet) -> None:
+    slow = [*PYTHON, "-c", f"import os, time; time.sleep(3); os.execvp('python3', {SERVES})"]
+    fleet.roll(fleet.config("1", slow, slot=1, number=2), number=2)
+    fleet.roll(fleet.config("1"))
+    neighbour = fleet.client.containers.get(f"{fleet.service}-2")
+    neighbour.restart(timeout=0)
+    health: dict[str, str] = {}
+
+    def look(step: str) -> None:
+        neighbour.reload()
+        health[step] = neighbour.attrs["State"]["Health"]["Status"]
+
+    config = fleet.config("2")
+    prepare(fleet.client, fleet.order(config), look).carry_out(config)
+    assert health["raise the drain flag"] == "healthy"
 
 
 def test_a_bad_successor_is_told_of_and_the_old_one_serves_again(fleet: Fleet) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from recorded_voices import start_replicas, tone
+from recorded_voices import start_replicas, voice
 
 ROOT = Path(__file__).parents[2]
 SERVICE = "tts"
@@ -30,6 +30,7 @@ PLAYBOOK = """
 - name: Lay down
   hosts: all
   gather_facts: false
+  tags: [lay_down]
   tasks:
     - ansible.builtin.import_role: {name: voicefleet.cosyvoice.cosyvoice, tasks_from: voices}
 - name: Prove
@@ -44,6 +45,7 @@ PLAYBOOK = """
             network: "{{ network }}"
             version_path: /version
             voices: "{{ cosyvoice_voices_expected_digest }}"
+            voice_digests: "{{ cosyvoice_voices_expected }}"
       run_once: true
       register: proof
     - ansible.builtin.copy:
@@ -62,8 +64,8 @@ class Fleet:
     def __init__(self, lab: t.Any, path: Path) -> None:
         self.path, self.source = path, path / "source"
         self.hosts = {name: path / name for name in ("one", "two")}
-        self.service = f"{lab.id}-{SERVICE}"
-        self.network = lab.network("voices").name
+        self.service = f"{lab.id}-{SERVICE}{len(lab.made)}"
+        self.network = lab.network(f"voices{len(lab.made)}").name
         (path / "playbook.yml").write_text(PLAYBOOK)
         inventory = {
             "all": {
@@ -85,10 +87,7 @@ class Fleet:
             place.mkdir(mode=0o755)
 
     def voice(self, name: str, pitch_hz: float, amplitude: float = 0.4, where: Path | None = None) -> None:
-        place = (where or self.source) / name
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "prompt.wav").write_bytes(tone(pitch_hz, amplitude))
-        (place / "prompt.txt").write_text("This is what is said in it.\n")
+        voice((where or self.source) / name, pitch_hz, amplitude)
 
     def run(self, *arguments: str) -> tuple[int, str]:
         """The end of ansible-playbook and all that it said."""
@@ -146,12 +145,20 @@ def test_voices_come_to_every_replica_change_there_and_go(fleet: Fleet) -> None:
     assert all(found.values()), fleet.checks()
     assert {path.name for path in fleet.hosts["two"].iterdir()} == {"anna", ".laid"}
 
-    # A voice that only the server can tell is none.
+    # A voice that replicas would leave out comes to no host; one that was laid there by hand is told of.
     fleet.voice("carl", 200, amplitude=0)
+    code, said = fleet.run()
+    assert code != 0
+    assert "carl/prompt.wav is silent" in " ".join(said.split())
+    assert not any((place / "carl").exists() for place in fleet.hosts.values())
+    shutil.rmtree(fleet.source / "carl")
+    for place in fleet.hosts.values():
+        fleet.voice("carl", 200, amplitude=0, where=place)
     found, _said = fleet.prove()
     assert not found[f"{fleet.service}-1: voices"]
     assert "without carl: prompt.wav is silent" in fleet.checks()
-    shutil.rmtree(fleet.source / "carl")
+    for place in fleet.hosts.values():
+        shutil.rmtree(place / "carl")
 
     # By hand on one host: refused before anything changes, then removed when asked for.
     fleet.voice("dora", 300)
@@ -163,3 +170,32 @@ def test_voices_come_to_every_replica_change_there_and_go(fleet: Fleet) -> None:
     found, _said = fleet.prove("-e", "cosyvoice_voices_exclusive=true")
     assert all(found.values()), fleet.checks()
     assert {path.name for path in fleet.hosts["two"].iterdir()} == {"anna", "dora", ".laid"}
+
+
+def test_voices_that_somebody_deleted_are_named_and_come_back(fleet: Fleet) -> None:
+    fleet.voice("anna", 200)
+    fleet.voice("bert", 320)
+    found, _said = fleet.prove()
+    assert all(found.values()), fleet.checks()
+
+    (fleet.hosts["two"] / "bert").unlink()
+    found, _said = fleet.prove("--skip-tags", "lay_down")
+    assert found[f"{fleet.service}-1: voices"]
+    assert not found[f"{fleet.service}-2: voices"]
+    assert "missing: bert" in fleet.checks()
+    found, said = fleet.prove()
+    assert all(found.values()), fleet.checks()
+    assert said.count("changed=1 ") == 1, said
+
+
+def test_a_host_whose_voices_are_laid_down_by_hand_is_refused_without_any(fleet: Fleet) -> None:
+    by_hand = ("-e", "cosyvoice_voices=", "--skip-tags", "lay_down")
+    for place in fleet.hosts.values():
+        fleet.voice("anna", 200, where=place)
+    found, _said = fleet.prove(*by_hand)
+    assert all(found.values()), fleet.checks()
+
+    shutil.rmtree(fleet.hosts["two"] / "anna")
+    code, said = fleet.run(*by_hand)
+    assert code != 0
+    assert f"two has no voice in {fleet.hosts['two']}" in " ".join(said.split())

@@ -64,6 +64,8 @@ class Visitor:
         self.noted: list[str] = []
         self.page.on("pageerror", lambda error: self.noted.append(str(error)))
         self.page.on("console", lambda message: self._note(message.type, message.text))
+        # Shown where a test fails.
+        self.page.on("requestfailed", lambda request: print(request.method, request.url, request.failure))
         self.page.goto(url)
 
     def _note(self, kind: str, text: str) -> None:

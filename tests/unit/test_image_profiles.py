@@ -102,7 +102,7 @@ def test_a_profile_is_locked_and_light(name: str) -> None:
 
 
 def test_the_server_runs_on_upstreams_python() -> None:
-    """On 3.10, which nothing else here does; so what it lacks is looked for."""
+    """On 3.10, wherever the tests run; tests/integration/test_upstreams_python.py starts it there."""
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--python-version=3.10", "roles/cosyvoice/files/speech_server"],
         cwd=ROOT,

@@ -39,6 +39,9 @@ class Tensor:
     def squeeze(self, dim: int) -> Tensor:
         return Tensor(self._array.squeeze(dim))
 
+    def tolist(self) -> list[Any]:
+        return list(self._array.tolist())
+
     def flatten(self) -> Tensor:
         return Tensor(self._array.reshape(-1))
 

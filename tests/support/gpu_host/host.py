@@ -12,16 +12,17 @@ or the fixture ``gpu_host`` of tests/integration, which brings one up for all te
 as molecule/gpu_host does:
 
     python host.py up NAME CARDS.json [--images base traefik ...] [--traefik]
-    python host.py bare NAME CARDS.json
+    python host.py bare NAME CARDS.json [--suite trixie]
     python host.py variables         as JSON
     python host.py report NAME       {starts, samples: how many, overfilled: which}
     python host.py down NAME
 
 ``data`` is what card_memory.py describes. Ansible reaches the host by ``community.docker.docker``.
 
-``bare()`` brings one up that site.yml has never seen: no engine, no driver, no toolkit. Its cards are in a
-made-up sysfs, NVIDIA's stand-in repository (tests/support/nvidia_repository) is at /opt/nvidia, images of
-this machine are archives in /opt/images, and ``bare_variables()`` tells Ansible of all that.
+``bare()`` brings one up that site.yml has never seen, with any suite of Debian: no engine, no driver, no
+toolkit. Its cards are in a made-up sysfs, NVIDIA's stand-in repository (tests/support/nvidia_repository) is
+at /opt/nvidia, images of this machine are archives in /opt/images, and ``bare_variables()`` tells Ansible of
+all that. It can be rebooted.
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 LABEL = "voicefleet.test"
 REPOSITORY = "voicefleet-test/gpu-host"
+# For a host of one card.
+CARD = {
+    "uuid": "GPU-10000000-0000-4000-8000-000000000001",
+    "name": "NVIDIA GeForce RTX 4090",
+    "total": 24564,
+    "reserved": 346,
+}
+# For a container that waits until it is told to end.
+SLEEPS = ("python3", "-ISc", "import signal; signal.signal(15, lambda *_: exit()); signal.pause()")
 DATA = "/etc/nvidia-smi-stand-in.json"
 LOGS = "/var/log/gpu-stand-in"
 TRAEFIK = ("voicefleet-traefik", "voicefleet-socket-proxy")
@@ -69,8 +79,8 @@ ln -sf ../lib/gpu-stand-in/gpu_host/gpu-samples .
 for name in modprobe rmmod; do ln -sf ../lib/gpu-stand-in/gpu_host/kernel_module $name; done
 mkdir -p /lib/modules/$(uname -r) /var/lib/prometheus/node-exporter
 touch /lib/modules/$(uname -r)/modules.dep
-cp ../lib/gpu-stand-in/gpu_host/gpu-samples.service /etc/systemd/system
-systemctl enable --quiet --now gpu-samples
+cp ../lib/gpu-stand-in/gpu_host/*.service /etc/systemd/system
+systemctl enable --quiet --now boot-id gpu-samples
 """
 PASSWORD = "stand-in-host"  # of Traefik's dashboard, user admin
 
@@ -81,7 +91,7 @@ class HostError(Exception):
 
 def build() -> str:
     """The host's image; what did not change is not built again."""
-    bare = _run([str(HERE.parent / "systemd_host/build")]).strip()
+    bare = _bare_image()
     command = ["docker", "build", "--quiet", "--build-arg", f"BASE={bare}", "--tag", REPOSITORY]
     # The builder that an engine of 20.10 has without plugins.
     _run([*command, "--file", str(HERE / "Dockerfile"), str(HERE.parent)], {"DOCKER_BUILDKIT": "0"})
@@ -99,16 +109,16 @@ def repository() -> Path:
     return folder
 
 
-def archives() -> Path:
+def archives(names: Sequence[str] = IMAGES) -> Path:
     """The folder with this machine's images as archives; those that are there already are left."""
     folder = ROOT / ".work/images"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in IMAGES:
-        reference = _reference(name)
-        path = folder / f"{reference.replace('/', '_').replace(':', '_')}.tar"
+    for name in names:
+        image = reference(name)
+        path = folder / f"{image.replace('/', '_').replace(':', '_')}.tar"
         if not path.exists():
             beside = path.with_suffix(".new")
-            _run(["docker", "save", "--output", str(beside), reference])
+            _run(["docker", "save", "--output", str(beside), image])
             beside.rename(path)
         link = folder / f"{name}.tar"
         link.unlink(missing_ok=True)
@@ -116,11 +126,11 @@ def archives() -> Path:
     return folder
 
 
-def bare_variables() -> dict[str, Any]:
+def bare_variables(images: Sequence[str] = IMAGES) -> dict[str, Any]:
     """What Ansible has to know of bare hosts: where what comes from the network elsewhere is here."""
-    sources = {}
-    for name in IMAGES:
-        with (archives() / f"{name}.tar").open("rb") as file:
+    folder, sources = archives(images), {}
+    for name in images:
+        with (folder / f"{name}.tar").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         sources[name] = {
             "source": "archive",
@@ -134,16 +144,27 @@ def bare_variables() -> dict[str, Any]:
         for option, value in (
             ("sysfs", SYSFS),
             ("repo_url", "file:///opt/nvidia"),
-            ("repo_key_file", str(repository() / "key.asc")),
         )
     }
+    key = repository() / "key.asc"
+    told = _run(["gpg", "--show-keys", "--with-colons", str(key)])
+    fingerprint = next(line for line in told.splitlines() if line.startswith("fpr:")).split(":")[9]
     return {
         **roles,
+        "nvidia_container_toolkit_repo_key_file": str(key),
+        # On the host, as on a mirror that signs with a key of its own.
+        "nvidia_driver_repo_key_url": "file:///opt/nvidia/key.asc",
+        "nvidia_driver_repo_key_fingerprint": fingerprint,
         "container_images_sources": sources,
         "ansible_become": False,  # it is root, and the hosts have no sudo
         "traefik_dashboard_password": PASSWORD,
-        # The hard service (tests/support/hard_service), as an image of one's own.
-        "cosyvoice_image": _reference("base"),
+    }
+
+
+def hard_service() -> dict[str, Any]:
+    """The hard service (tests/support/hard_service) for role cosyvoice, as an image of one's own."""
+    return {
+        "cosyvoice_image": reference("base"),
         "cosyvoice_images": {"base": {}},
         "cosyvoice_revision": "1",
         "cosyvoice_command": ["python3", "-I", "-S", "/server.py"],
@@ -193,16 +214,18 @@ class GpuHost:
             self._timed("traefik", self.traefik)
         return self
 
-    def bare(self, data: Mapping[str, Any]) -> GpuHost:
-        """Start it with these cards and nothing on it; see above."""
-        image = _run([str(HERE.parent / "systemd_host/build")]).strip()
+    def bare(self, data: Mapping[str, Any], suite: str = "") -> GpuHost:
+        """Start it with these cards and nothing on it. Its suite is this machine's own if none is named."""
+        image = _bare_image(suite)
         folders = {
             HERE.parent: "/usr/local/lib/gpu-stand-in",
             repository(): "/opt/nvidia",
             archives(): "/opt/images",
         }
         mounts = [f"--volume={path}:{target}:ro" for path, target in folders.items()]
-        _run([str(HERE.parent / "systemd_host/start"), self.name, image, "systemd", *mounts])
+        # A host that reboots comes back by itself.
+        options = ["--restart=always", *mounts]
+        _run([str(HERE.parent / "systemd_host/start"), self.name, image, "systemd", *options])
         self.cards({"sysfs": SYSFS, **data})
         places = [
             f"d={SYSFS}/bus/pci/devices/0000:{number:02x}:00.0; mkdir -p $d; echo 0x10de > $d/vendor;"
@@ -221,7 +244,7 @@ class GpuHost:
     def load(self, *images: str) -> None:
         """Bring images of this machine's engine into the host's; those that are there already are left."""
         for image in images:
-            self.images[image.removeprefix("voicefleet/").partition(":")[0]] = _reference(image)
+            self.images[image.removeprefix("voicefleet/").partition(":")[0]] = reference(image)
         there = self.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
         missing = sorted(set(self.images.values()) - set(there))
         if missing:
@@ -250,6 +273,10 @@ class GpuHost:
     def starts(self, since: float = 0) -> list[dict[str, Any]]:
         """Every start of a container with a card, also those that the hook refused."""
         return self._log("starts", since)
+
+    def modules(self, since: float = 0) -> list[dict[str, Any]]:
+        """Every module of the driver that was loaded or unloaded."""
+        return self._log("modules", since)
 
     def samples(self, since: float = 0) -> list[dict[str, Any]]:
         """What the cards held, ten times a second: {time, cards: {UUID: [used, usable]}}."""
@@ -334,7 +361,13 @@ class GpuHost:
         self.seconds[what] = round(time.monotonic() - began, 1)
 
 
-def _reference(image: str) -> str:
+def _bare_image(suite: str = "") -> str:
+    """The image of a host with systemd and Python alone."""
+    command = [str(HERE.parent / "systemd_host/build"), "voicefleet-test/systemd-host"]
+    return _run([*command, suite] if suite else command).strip()
+
+
+def reference(image: str) -> str:
     """An image of this machine by its full reference: ``base`` is the newest voicefleet/base."""
     if ":" in image:
         return image
@@ -374,18 +407,19 @@ def main() -> None:
     bare = commands.add_parser("bare")
     bare.add_argument("name")
     bare.add_argument("data", type=Path)
+    bare.add_argument("--suite", default="")
     commands.add_parser("variables")
     for command in ("report", "down"):
         commands.add_parser(command).add_argument("name")
     given = parser.parse_args()
     if given.command == "variables":
-        print(json.dumps(bare_variables()))
+        print(json.dumps({**bare_variables(), **hard_service()}))
         return
     host = GpuHost(given.name)
     if given.command == "down":
         host.down()
     elif given.command == "bare":
-        host.bare(json.loads(given.data.read_text(encoding="utf-8")))
+        host.bare(json.loads(given.data.read_text(encoding="utf-8")), given.suite)
     elif given.command == "report":
         counts = {"starts": len(host.starts()), "samples": len(host.samples())}
         print(json.dumps({**counts, "overfilled": host.overfilled()}))

@@ -69,12 +69,16 @@ RELATIONS = ("depends", "provides", "conflicts", "replaces", "breaks")
 
 
 def scripts(about: Mapping[str, Any], version: str, package: str) -> dict[str, str]:
-    """A package's own scripts by name, and what its units want of systemd."""
+    """A package's own scripts by name, and what its units want of systemd.
+
+    As NVIDIA's own, a package is installed also where its unit cannot run.
+    """
     found = {name: fill(text, version, package) for name, text in about.get("scripts", {}).items()}
     if units := " ".join(about.get("enable", [])):
         there = "[ ! -d /run/systemd/system ] ||"
         found["postinst"] = found.get("postinst", "") + (
-            f"{there} systemctl daemon-reload\n{there} systemctl enable --now {units}\n"
+            f"{there} systemctl daemon-reload\n"
+            f"{there} systemctl enable --now {units} || echo 'Warning: failed to enable {units}' >&2\n"
         )
         found["prerm"] = f'[ "$1" != remove ] || {there} systemctl disable --now {units}\n'
     return found

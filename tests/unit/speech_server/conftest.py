@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,7 +21,9 @@ import httpx
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from patience import until
 from speech_server.app import Server
+from speech_server.connections import Protocol
 from speech_server.engines.base import Engine
 from speech_server.process import Process
 from speech_server.settings import Settings
@@ -56,6 +58,7 @@ class Live:
     server: Server
     engine: Any
     process: WatchedProcess
+    loop: asyncio.AbstractEventLoop
 
     @property
     def exits(self) -> list[int]:
@@ -71,12 +74,9 @@ class Live:
         return self.server.metrics.registry.get_sample_value(f"speech_{name}", labels) or 0.0
 
 
-def eventually(condition: Callable[[], object], what: str = "") -> None:
+def eventually(condition: Callable[[], object], what: str = "so") -> None:
     """Wait until the condition holds."""
-    limit = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < limit, what or "what was waited for did not happen"
-        time.sleep(0.005)
+    until(what, condition, PATIENCE_SECONDS)
 
 
 def settings_for(tmp_path: Path, **changes: Any) -> Settings:
@@ -89,30 +89,38 @@ def settings_for(tmp_path: Path, **changes: Any) -> Settings:
 
 
 @contextmanager
-def running(settings: Settings, engine: Engine, wait: bool = True) -> Iterator[Live]:
-    """The application under a real uvicorn, in a thread."""
-    process = WatchedProcess()
-    server = Server(settings, engine, process)
-    config = uvicorn.Config(
-        server.frame, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=1
-    )
+def under_uvicorn(app: Any, **options: Any) -> Iterator[tuple[uvicorn.Server, threading.Thread]]:
+    """A real one with our connections, in that thread, on a port of its own; C(options) are uvicorn's."""
+    config = uvicorn.Config(app, http=Protocol, host="127.0.0.1", port=0, log_config=None, **options)
     web = uvicorn.Server(config)
     thread = threading.Thread(target=web.run, daemon=True)
     thread.start()
     eventually(lambda: web.started)
-    port = web.servers[0].sockets[0].getsockname()[1]
-    live = Live(f"http://127.0.0.1:{port}", server, engine, process)
     try:
-        if wait:
-            eventually(lambda: server.readiness.loaded)
-        yield live
+        yield web, thread
     finally:
-        if isinstance(engine, StandIn):
-            engine.loading.set()
-            engine.release.set()
-            engine.step.release(1000)
         web.should_exit = True
         thread.join(PATIENCE_SECONDS)
+
+
+@contextmanager
+def running(settings: Settings, engine: Engine, wait: bool = True) -> Iterator[Live]:
+    """The application under a real uvicorn, in a thread."""
+    process = WatchedProcess()
+    server = Server(settings, engine, process)
+    with under_uvicorn(server.frame, timeout_graceful_shutdown=1) as (web, _thread):
+        listener = web.servers[0]
+        port = listener.sockets[0].getsockname()[1]
+        live = Live(f"http://127.0.0.1:{port}", server, engine, process, listener.get_loop())
+        try:
+            if wait:
+                eventually(lambda: server.readiness.loaded)
+            yield live
+        finally:
+            if isinstance(engine, StandIn):
+                engine.loading.set()
+                engine.release.set()
+                engine.step.release(1000)
 
 
 @pytest.fixture

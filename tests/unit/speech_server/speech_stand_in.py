@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from speech_server.__main__ import main
-from speech_server.engines.base import Engine, Mode, Samples, Synthesis, Voice, WishRefused
+from speech_server.engines.base import Engine, Made, Mode, Samples, Synthesis, Voice, WishRefused
 from speech_server.settings import Settings
 from speech_server.text import sentences
 
@@ -41,6 +41,7 @@ class StandIn(Engine):
         self.loading = threading.Event()
         self.loading.set()
         self.load_error: Exception | None = None
+        self.warm_up_made: Made | None = None
         self.begun: list[Synthesis] = []
         self.reference_seen = b""
         self.parts_made = 0
@@ -60,8 +61,8 @@ class StandIn(Engine):
         if self.load_error:
             raise self.load_error
 
-    def warm_up(self) -> None:
-        pass
+    def warm_up(self) -> Made | None:
+        return self.warm_up_made
 
     def voices(self) -> Sequence[Voice]:
         return [Voice("default", "Default"), Voice("hum", "Hum")]

@@ -8,12 +8,16 @@ import base64
 import io
 import json
 import wave
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from conftest import InProcess
-from speech_server.engines.base import Mode
-from speech_stand_in import SENTENCE_SECONDS
+from conftest import InProcess, WatchedProcess, eventually, settings_for
+from fastapi.testclient import TestClient
+from speech_server.app import Server
+from speech_server.engines.base import Mode, Voice
+from speech_stand_in import SENTENCE_SECONDS, StandIn
 from test_audio import decode
 
 
@@ -42,12 +46,46 @@ def test_the_default_is_mp3_as_openai_has_it(hum: InProcess) -> None:
     assert speak(hum, response_format=None, voice=None, speed=None).headers["content-type"] == "audio/mpeg"
 
 
-@pytest.mark.parametrize("model", ["cosyvoice", "tts-1", "tts-1-hd"])
+@pytest.mark.parametrize("model", ["cosyvoice", "hum", "tts-1", "tts-1-hd", "gpt-4o-mini-tts"])
 def test_models(hum: InProcess, model: str) -> None:
     assert speak(hum, model=model).status_code == 200
     assert model in [entry["id"] for entry in hum.client.get("/v1/models").json()["data"]]
     assert {"id": model} in hum.client.get("/v1/audio/models").json()["models"]
     assert hum.client.get(f"/v1/models/{model}").json()["id"] == model
+
+
+@pytest.mark.parametrize("told", ["Fun-CosyVoice3", "FunAudioLLM/Fun-CosyVoice3"])
+def test_the_models_own_name_with_and_without_its_owner(tmp_path: Path, told: str) -> None:
+    settings = settings_for(tmp_path, model=told)
+    engine = StandIn(settings)
+    server = Server(settings, engine, WatchedProcess())
+    with TestClient(server.frame) as client:
+        live = InProcess(client, server, engine)
+        eventually(lambda: server.readiness.loaded)
+        assert told in [entry["id"] for entry in client.get("/v1/models").json()["data"]]
+        for model in ("Fun-CosyVoice3", "FunAudioLLM/Fun-CosyVoice3"):
+            assert speak(live, model=model).status_code == 200
+            for path in (model, quote(model, safe="")):
+                assert client.get(f"/v1/models/{path}").json()["id"] == model
+        assert speak(live, model="FunAudioLLM/CosyVoice2").status_code == 404
+        assert client.get("/v1/models/FunAudioLLM/CosyVoice2").status_code == 404
+
+
+@pytest.mark.parametrize("voice", ["alloy", "marin", {"id": "nova"}])
+def test_openais_voices_mean_the_default(hum: InProcess, voice: Any) -> None:
+    assert speak(hum, voice=voice).status_code == 200
+    assert hum.engine.begun[-1].voice == "default"
+
+
+def test_a_voice_of_ones_own_comes_before_openais(hum: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    voices = [Voice("default", "Default"), Voice("alloy", "Alloy")]
+    monkeypatch.setattr(hum.engine, "voices", lambda: voices)
+    speak(hum, voice="alloy")
+    assert hum.engine.begun[-1].voice == "alloy"
+    voices.clear()
+    refused = speak(hum, voice="alloy")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "voice_not_found")
+    assert "there is none" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("voice", ["default", "hum", {"id": "hum"}])
@@ -84,8 +122,14 @@ def test_a_recording_of_ones_own(hum: InProcess, audio: str, more: dict[str, str
 @pytest.mark.parametrize(
     ("body", "status", "code", "param", "says"),
     [
-        ({"model": "gpt-4"}, 404, "model_not_found", "model", "there is cosyvoice, tts-1, tts-1-hd"),
-        ({"voice": "alloy"}, 400, "voice_not_found", "voice", "there is default, hum"),
+        (
+            {"model": "gpt-4"},
+            404,
+            "model_not_found",
+            "model",
+            "there is cosyvoice, hum, tts-1, tts-1-hd, gpt-4o-mini-tts",
+        ),
+        ({"voice": "nobody"}, 400, "voice_not_found", "voice", "there is default, hum"),
         ({"voice": "\ud800"}, 400, "voice_not_found", "voice", "'\\ud800'"),
         ({"input": "..."}, 400, "nothing_to_speak", "input", "no letter and no digit"),
         ({"input": "Nothing here"}, 400, "nothing_to_speak", "input", "no letter"),

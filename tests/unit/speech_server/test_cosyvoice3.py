@@ -28,11 +28,12 @@ from cosyvoice3_support import (
     recording,
     spoken,
 )
+from speech_server import prompts
 from speech_server.engines import cosyvoice3_upstream
-from speech_server.engines.base import Mode, Synthesis, WishRefused
+from speech_server.engines.base import Made, Mode, Synthesis, WishRefused
 from speech_server.engines.cosyvoice3 import CosyVoice3Engine
 from speech_server.engines.cosyvoice3_upstream import ModelError
-from speech_server.settings import SettingsError
+from speech_server.settings import Settings, SettingsError
 
 END = "<|endofprompt|>"
 SENTENCE = "The rain has stopped, and the street is quiet again this evening."
@@ -255,6 +256,40 @@ def test_failures_in_a_row_ask_for_a_new_process(engine: CosyVoice3Engine) -> No
     assert engine.worn_out() == ""
 
 
+@pytest.mark.parametrize("word", ["Clip-always", "Mute"])
+def test_a_text_that_fails_again_and_again_is_no_worn_out_model(engine: CosyVoice3Engine, word: str) -> None:
+    """The clients of OpenAI ask three times."""
+    for _ in range(3):
+        with pytest.raises(ModelError, match="twice made"):
+            spoken(engine, f"{word} {SENTENCE}")
+    assert engine.worn_out() == ""
+
+
+@pytest.mark.parametrize(
+    ("says", "worn_out"),
+    [("a strange voice", False), ("CUDA error: an illegal memory access", True), ("CUDNN failure 4", True)],
+)
+@pytest.mark.parametrize(
+    "more", [{"mode": Mode.CROSS_LINGUAL}, {"mode": Mode.ZERO_SHOT, "reference_text": "a"}]
+)
+def test_only_the_card_counts_when_a_callers_recording_fails(
+    engine: CosyVoice3Engine,
+    prompt: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: dict[str, Any],
+    says: str,
+    worn_out: bool,
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise RuntimeError(says)
+
+    monkeypatch.setattr(engine._upstream._model, "add_zero_shot_spk", refuse)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=says):
+            spoken(engine, SENTENCE, reference_audio=prompt, **more)
+    assert bool(engine.worn_out()) == worn_out
+
+
 def test_a_generator_closed_early_leaves_nothing_behind(engine: CosyVoice3Engine) -> None:
     parts = engine.synthesize(Synthesis(f"{LONG} {LONG} {LONG}"))
     next(parts)
@@ -285,6 +320,21 @@ def test_a_text_that_was_cut_off_is_tried_once_more(
     assert len(inner(engine).spoken) == 2
     assert "the model stopped too early" in caplog.text
     assert left_behind(engine) == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_nothing_is_tried_once_more_for_who_has_left(engine: CosyVoice3Engine, stream: bool) -> None:
+    parts = engine.synthesize(Synthesis(f"Clip-once {SENTENCE}", stream=stream))
+    assert not len(next(parts))
+    parts.close()
+    assert len(inner(engine).spoken) == 1
+    assert left_behind(engine) == []
+
+
+def test_the_grace_is_long_enough_for_the_longest_piece() -> None:
+    seconds = max(prompts._LONGEST / 15, prompts._LONGEST_WIDE / 4.5)
+    slowest_real_time_factor = 0.93  # eager and streamed, on an RTX 3090
+    assert Settings().grace_seconds > 2 * seconds * slowest_real_time_factor
 
 
 @pytest.mark.parametrize("word", ["Clip-always", "Mute"])
@@ -363,6 +413,39 @@ def test_the_stand_in_hangs_where_upstream_does(tmp_path: Path) -> None:
     assert model.model.spoken[-1]["prompt_text"] == f"{END}a"
     with pytest.raises(KeyError):
         list(model.inference_instruct2(LONG, f"Be loud.{END}", "", "anna"))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_stand_in_speaks_no_longer_than_upstream(tmp_path: Path, stream: bool) -> None:
+    """20 tokens for each of the text: of an empty one nothing, which it does not survive."""
+    settings = cosyvoice3_settings(tmp_path)
+    model = upstream_cosyvoice.AutoModel(model_dir=str(settings.model_dir))
+    voice = (
+        "You are a helpful assistant.<|endofprompt|>Words.",
+        str(settings.voices_dir / "anna/prompt.wav"),
+    )
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        list(model.inference_zero_shot("", *voice, stream=stream))
+    text = "Rambles on."
+    parts = list(model.inference_zero_shot(text, *voice, stream=stream))
+    assert sum(part["tts_speech"].shape[1] for part in parts) == 20 * len(text) * 24000 // 25
+
+
+def test_the_stand_in_gives_a_recording_another_voice(tmp_path: Path) -> None:
+    """Nothing here asks upstream for it; signature and order are upstream's."""
+    settings = cosyvoice3_settings(tmp_path)
+    model = upstream_cosyvoice.AutoModel(model_dir=str(settings.model_dir))
+    source = tmp_path / "source.wav"
+    source.write_bytes(recording(seconds=6))
+    bert = str(settings.voices_dir / "bert/prompt.wav")
+    for stream, speed in ((False, 1.0), (True, 1.0), (False, 2.0)):
+        parts = list(model.inference_vc(str(source), bert, stream=stream, speed=speed))
+        samples = np.concatenate([part["tts_speech"].numpy()[0] for part in parts])
+        assert len(parts) == (3 if stream else 1)
+        assert len(samples) / 24000 == pytest.approx(6 / speed, abs=0.05)
+        assert pitch(samples) == pytest.approx(BERT_HZ, rel=0.05)
+    with pytest.raises(AssertionError, match="speed change"):
+        list(model.inference_vc(str(source), bert, stream=True, speed=2.0))
 
 
 def test_a_directory_that_is_missing_is_not_downloaded(tmp_path: Path) -> None:
@@ -512,7 +595,25 @@ def test_a_voice_the_model_cannot_take_is_left_out(tmp_path: Path, monkeypatch: 
         loaded(cosyvoice3_settings(tmp_path))
 
 
-def test_the_warm_up_does_both_ways(engine: CosyVoice3Engine) -> None:
-    engine.warm_up()
-    assert {call["stream"] for call in inner(engine).spoken} == {True, False}
+@pytest.mark.parametrize(("stream", "later"), [("none", False), ("first", False), ("all", True)])
+def test_the_warm_up_does_both_ways_and_ends_with_that_of_long_texts(
+    tmp_path: Path, stream: str, later: bool
+) -> None:
+    engine = loaded(cosyvoice3_settings(tmp_path, stream=stream))
+    made = engine.warm_up()
+    assert [call["stream"] for call in inner(engine).spoken] == [not later, later, later]
+    assert made
+    assert 3 < made.audio_seconds < 10
+    assert 0 < made.engine_seconds < made.audio_seconds
+
+
+def test_what_was_cut_off_and_tried_once_more_is_not_the_pace_to_begin_with(
+    engine: CosyVoice3Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([Made(5, 60), Made(5, 5), Made(5, 3)])
+    monkeypatch.setattr(engine, "made", lambda _wish: next(times))
+    assert engine.warm_up() == Made(5, 3)
+
+
+def test_its_sample_rate(engine: CosyVoice3Engine) -> None:
     assert upstream_model.RATE_HZ == engine.sample_rate_hz == 24000

@@ -22,8 +22,8 @@ from speech_stand_in import StandIn
         (3, 1, 0, False),  # idle, but somebody may not have noticed yet
         (3, 4, 0, True),
         (3, 4, 1, False),  # something is in hand, so what still comes is taken too
-        (3, 122, 1, False),
-        (3, 134, 1, True),  # longer than any request can take
+        (3, 182, 1, False),
+        (3, 184, 1, True),  # longer than any request can take
     ],
 )
 def test_the_door(

@@ -15,7 +15,7 @@ from cosyvoice3_support import cosyvoice3_settings
 from speech_server.engines.cosyvoice3 import CosyVoice3Engine
 
 # At most so many are made up for an operation; those derived from the document itself come on top.
-CASES = int(os.environ.get("VOICEFLEET_OPENAPI_CASES", "40"))
+CASES = int(os.environ.get("VOICEFLEET_OPENAPI_CASES", "15"))
 
 
 def conforms(live: Live, directory: Path) -> None:

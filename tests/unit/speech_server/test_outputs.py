@@ -36,6 +36,7 @@ def test_what_is_incomplete_is_not_kept(start: Callable[..., Live], tmp_path: Pa
         with client.stream("POST", "/v1/audio/speech", json={"input": "One. Step. Two."}) as answer:
             next(answer.iter_raw())
             assert [path.suffix for path in kept(tmp_path)] == [".part"]
+        eventually(lambda: live.metric("callers_left_total") == 1)
         live.engine.step.release()
         eventually(lambda: live.server.admission.in_flight == 0)
     assert kept(tmp_path) == []

@@ -55,11 +55,23 @@ def test_openai_sdk_streaming(client: openai.OpenAI) -> None:
 
 def test_openai_sdk_reads_our_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.audio.speech.create(model="tts-1", voice="alloy", input="Hello.")
+        client.audio.speech.create(model="tts-1", voice="nobody", input="Hello.")
     assert (refused.value.code, refused.value.param) == ("voice_not_found", "voice")
     with pytest.raises(openai.NotFoundError):
-        client.audio.speech.create(model="gpt-4o-mini-tts", voice="default", input="Hello.")
-    assert [model.id for model in client.models.list()] == ["cosyvoice", "tts-1", "tts-1-hd"]
+        client.audio.speech.create(model="whisper-1", voice="default", input="Hello.")
+    assert [model.id for model in client.models.list()] == [
+        "cosyvoice",
+        "en_US-joe-medium",
+        "tts-1",
+        "tts-1-hd",
+        "gpt-4o-mini-tts",
+    ]
+
+
+def test_openai_sdk_with_names_that_are_openais(client: openai.OpenAI) -> None:
+    answer = client.audio.speech.create(model="gpt-4o-mini-tts", voice="alloy", input=TEXT)
+    samples, rate = decode(answer.content, "mp3")
+    assert 1.5 < len(samples) / rate < 6
 
 
 def test_speed(live: Live) -> None:

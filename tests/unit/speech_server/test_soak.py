@@ -37,7 +37,9 @@ DEADLINE_SECONDS = 30
 # What a process may still gain once all its buffers and threads are there.
 MIB_MORE = 12
 FILES_MORE = 3
-THREADS_MORE = 2
+# asyncio's pool (of concurrent.futures' default size) has a thread more whenever more ask at once than ever
+# before, and keeps it. What an abandoned answer would leave is several for each of dozens of callers.
+THREADS_MORE = min(32, (os.cpu_count() or 1) + 4)
 SENTENCE = "Slowly the rain has stopped, and the street is quiet again this evening."
 LONG = f"{SENTENCE[:-1]}, and so on, and so forth, until nobody listens any more and all have gone home."
 TEXTS = (SENTENCE, f"{SENTENCE} {SENTENCE}", LONG, f"{LONG} Yes.", "Yes.", f"Clip-once {SENTENCE}")
@@ -204,7 +206,8 @@ def test_callers_who_leave_whenever_they_like(
     grown = [statistics.median(each.resident_mib for each in third) for third in thirds[1:]]
     assert grown[1] - grown[0] < MIB_MORE, f"resident MiB: {grown}; {said}"
     assert after.files <= usages[0].files + FILES_MORE, f"{after}; {said}"
-    assert after.threads <= usages[0].threads + THREADS_MORE, f"{after}; {said}"
+    before = max(each.threads for each in usages[: len(usages) // 3])
+    assert after.threads <= before + THREADS_MORE, f"{after}, {before} threads in the first third; {said}"
     assert after.models_threads == 0, f"{after}; {said}"
     assert [path.name for path in (tmp_path / "tmp").iterdir()] == []
 

@@ -4,14 +4,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from conftest import Live, eventually
+from speech_stand_in import RATE_HZ
 
 Start = Callable[..., Live]
 PCM = {"input": "Hello.", "response_format": "pcm"}
@@ -27,6 +34,27 @@ def idle(live: Live) -> bool:
 
 def taken(live: Live, count: int) -> bool:
     return live.server.admission.in_flight + live.server.admission.queued == count
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the process has in hand."""
+
+    files: int
+    threads: int
+    tasks: int
+
+
+def held(live: Live) -> Held:
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    # The event loop has threads of its own, for as long as it lives.
+    threads = [thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]
+    return Held(files, len(threads), len(asyncio.all_tasks(live.loop)))
+
+
+def sockets() -> str:
+    """The kernel's list of connections: addresses and ports in hexadecimal, this end and the other."""
+    return Path("/proc/net/tcp").read_text(encoding="ascii")
 
 
 def collect(answer: httpx.Response, into: list[bytes]) -> None:
@@ -165,6 +193,38 @@ def test_the_deadline_after_the_first_byte_truncates_the_stream(start: Start) ->
     with live.client() as client, pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
         live.speak(client, "One. Step.")
     assert live.metric("streams_cut_total", reason="deadline") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "format_"),
+    [("One.", "audio"), ("One.", "sse"), ("One. Two.", "sse")],
+    ids=["end", "done", "error"],
+)
+def test_a_caller_who_stops_reading_is_let_go_at_the_deadline(
+    start: Start, monkeypatch: pytest.MonkeyPatch, text: str, format_: str
+) -> None:
+    """Whatever is to be sent next, and be it the event that tells of the deadline."""
+    much = np.zeros(100 * RATE_HZ, np.float32)  # more than all buffers on the way take
+    monkeypatch.setattr("speech_stand_in.tone", lambda _seconds: much)
+    live = start(deadline_seconds=4, grace_seconds=60)
+    url = httpx.URL(live.url)
+    before = held(live)
+    # A wav of one sentence is one part: nothing is left to send but the end.
+    body = json.dumps({"input": text, "response_format": "wav", "stream_format": format_})
+    with socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.connect((url.host, url.port))
+        caller.sendall(
+            b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            + f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        assert caller.recv(12) == b"HTTP/1.1 200"
+        eventually(lambda: live.metric("streams_cut_total", reason="deadline") == 1)
+        eventually(lambda: idle(live))
+        # Nothing is kept for him although he neither reads nor goes; the one file more is his own end.
+        expected = replace(before, files=before.files + 1)
+        eventually(lambda: held(live) == expected, "all that was his is let go")
+        assert f":{url.port:04X} 0100007F:{caller.getsockname()[1]:04X} " not in sockets()
 
 
 def test_waiting_in_the_queue_counts_towards_the_deadline(start: Start) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,27 @@ def test_one_voice(tmp_path: Path) -> None:
     assert (voice.name, voice.transcript) == ("Anna", "This is what is said in it.")
     assert voice.wav[:4] == b"RIFF"
     assert found.refused == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "advice"),
+    [
+        (2, ["prompt.wav: it has 2.0 s; 3 to 15 s give the best voices"]),
+        (3, []),
+        (15, []),
+        (16, ["prompt.wav: it has 16.0 s; 3 to 15 s give the best voices"]),
+    ],
+)
+def test_a_voice_that_could_be_better_is_taken_and_the_log_says_how(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, seconds: float, advice: list[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    lay_down_voice(tmp_path, "anna", seconds=seconds)
+    assert list(store(tmp_path).voices) == ["anna"]
+    said = [record for record in caplog.records if record.message == "a voice could be better"]
+    assert [record.__dict__["fields"] for record in said] == [
+        {"voice": "anna", "advice": each} for each in advice
+    ]
 
 
 def test_no_directory_is_no_voice(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import uvicorn
 
 from . import engines, logs
 from .app import Server
+from .connections import Protocol
 from .engines.base import Engine
 from .process import Process
 from .settings import Settings, SettingsError
@@ -83,6 +84,7 @@ def main(make_engine: Callable[[Settings], Engine] = engines.make) -> int:
         return EXIT_SETTINGS
     config = uvicorn.Config(
         server.frame,
+        http=Protocol,
         host=settings.host,
         port=settings.port,
         log_config=None,

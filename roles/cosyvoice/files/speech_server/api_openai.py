@@ -19,7 +19,14 @@ from .engines.base import Mode, Synthesis
 from .errors import ErrorAnswer, SpeechError, quoted
 from .speech import Desk
 
-OPENAI_MODELS = ("tts-1", "tts-1-hd")
+OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+# All that OpenAI's SDK names (types/audio/speech_create_params.py).
+OPENAI_VOICES = frozenset(
+    (
+        *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
+        *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
+    )
+)
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorAnswer, "description": "What was sent cannot be spoken; the message says why"},
     500: {"model": ErrorAnswer, "description": "The engine failed before the first byte"},
@@ -29,6 +36,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         "headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}},
     },
     504: {"model": ErrorAnswer, "description": "No audio before the deadline"},
+}
+ADVICE_HEADER: dict[str, Any] = {
+    "X-Recording-Advice": {
+        "description": "What could be better about the recording that came along, such as its length; absent "
+        "where it is good",
+        "schema": {"type": "string"},
+    }
 }
 _AUDIO = {format_.media_type.split(";")[0] for format_ in FORMATS.values()}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -79,8 +93,20 @@ class SpeechBody(BaseModel):
             description="The text", examples=["Hello, this is a voice."], json_schema_extra={"minLength": 1}
         ),
     ]
-    model: Annotated[str | None, Field(description="The service's name, or tts-1, tts-1-hd")] = None
-    voice: Annotated[str | VoiceReference | None, Field(description="See /v1/audio/voices")] = "default"
+    model: Annotated[
+        str | None,
+        Field(
+            description="The service's name, the model's own with or without its owner, or "
+            f"{', '.join(OPENAI_MODELS)}; all mean the one that is here"
+        ),
+    ] = None
+    voice: Annotated[
+        str | VoiceReference | None,
+        Field(
+            description="See /v1/audio/voices; OpenAI's names (alloy and so on) mean `default` "
+            "where no voice has them"
+        ),
+    ] = "default"
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = "mp3"
     speed: Annotated[float | None, Field(ge=0.25, le=4, allow_inf_nan=False, strict=True)] = 1.0
     instructions: Annotated[str | None, Field(description="Ignored by engines that follow none")] = None
@@ -142,7 +168,13 @@ class ModelIds(BaseModel):
 def router(desk: Desk) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["OpenAI"])
-    names = (desk.settings.service, *OPENAI_MODELS)
+    own = desk.settings.model or desk.engine.model
+    names = tuple(dict.fromkeys((desk.settings.service, own, *OPENAI_MODELS)))
+
+    def require_model(asked: str) -> None:
+        """Raise SpeechError (404) for none of the names; the model's own may have an owner before it."""
+        if asked not in names and asked.rpartition("/")[2] != own.rpartition("/")[2]:
+            raise _no_model(asked, names)
 
     @routes.post(
         "/v1/audio/speech",
@@ -151,14 +183,15 @@ def router(desk: Desk) -> APIRouter:
             200: {
                 "description": "Audio, streamed",
                 "content": {**dict.fromkeys(_AUDIO, _BINARY), "text/event-stream": _EVENTS},
+                "headers": ADVICE_HEADER,
             },
             **ERRORS,
         },
     )
     async def create_speech(body: SpeechBody, request: Request) -> Response:
         """Speak a text; the audio is sent sentence by sentence."""
-        if body.model is not None and body.model not in names:
-            raise _no_model(body.model, names)
+        if body.model is not None:
+            require_model(body.model)
         ignored = _ignored(body, desk)
         text = checked(body.input, "input", desk.settings.max_input_characters)
         if body.instructions:
@@ -190,11 +223,10 @@ def router(desk: Desk) -> APIRouter:
         """The names `model` may have."""
         return ModelList(data=[Model(id=name) for name in names])
 
-    @routes.get("/v1/models/{model}", responses={"4XX": ERRORS["4XX"]})
+    @routes.get("/v1/models/{model:path}", responses={"4XX": ERRORS["4XX"]})
     async def retrieve_model(model: Annotated[str, Path(examples=["tts-1"])]) -> Model:
         """One of them."""
-        if model not in names:
-            raise _no_model(model, names)
+        require_model(model)
         return Model(id=model)
 
     @routes.get("/v1/audio/voices", responses={503: ERRORS[503]})
@@ -226,10 +258,12 @@ def _voice(asked: str | VoiceReference | None, desk: Desk) -> str:
     if voice is None:
         return "default"
     if voice not in known:
+        if voice in OPENAI_VOICES and "default" in known:
+            return "default"
         raise SpeechError(
             400,
             "voice_not_found",
-            f"There is no voice {quoted(voice)} here; there is {', '.join(known)}.",
+            f"There is no voice {quoted(voice)} here; there is {', '.join(known) or 'none'}.",
             "voice",
         )
     return voice

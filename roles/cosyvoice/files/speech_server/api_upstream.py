@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import Response
 
-from .api_openai import ERRORS
+from .api_openai import ADVICE_HEADER, ERRORS
 from .audio import FORMATS, SAMPLE_RATE_HZ
 from .checks import checked
 from .engines.base import Mode, Synthesis
@@ -24,7 +24,7 @@ _RATE = {"description": "Samples a second", "schema": {"type": "integer", "enum"
 _PCM = {
     "description": "s16le mono PCM, streamed",
     "content": {"audio/pcm": {"schema": {"type": "string", "format": "binary"}}},
-    "headers": {"X-Sample-Rate": _RATE},
+    "headers": {"X-Sample-Rate": _RATE, **ADVICE_HEADER},
 }
 _FIELD_NAMES = {
     "text": "tts_text",

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from . import api_openai, api_page, api_upstream, errors, operations
 from .admission import Admission
-from .engines.base import Engine
+from .engines.base import Engine, Made
 from .errors import SpeechError
 from .frame import Frame
 from .identity import Identity
@@ -24,6 +24,7 @@ from .recycling import Recycling
 from .runner import Runner
 from .settings import Settings
 from .speech import Desk
+from .turn import Turn
 from .watchdog import Watchdog
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class Server:
         self.metrics = Metrics(self.admission, self.readiness)
         self.runner = Runner(settings.max_in_flight, watchdog)
         self.recycling = Recycling(settings.max_requests_per_process, engine)
+        self.turn = Turn(settings.voices_dir)
+        self.turn.away(True)
         self.end: Callable[[], None] = lambda: None  # ends the process as SIGTERM does
         self.desk = Desk(
             settings,
@@ -94,9 +97,11 @@ class Server:
         loop = asyncio.get_running_loop()
         started = loop.time()
 
+        warm: list[Made | None] = []
+
         def load() -> None:
             self.engine.load()
-            self.engine.warm_up()
+            warm.append(self.engine.warm_up())
             self.identity.weigh(self.settings, self.engine)
 
         try:
@@ -112,13 +117,22 @@ class Server:
         self.metrics.info.labels(
             settings.service, settings.replica, self.engine.name, identity.model, identity.revision
         ).set(1)
+        self.desk.pace.note_warm_up(warm[0])
         self.readiness.loaded = True
-        fields = {"seconds": round(seconds, 3), "model": identity.model, "revision": identity.revision}
+        factor = self.desk.pace.real_time_factor
+        fields = {
+            "seconds": round(seconds, 3),
+            "real_time_factor": factor and round(factor, 3),
+            "model": identity.model,
+            "revision": identity.revision,
+        }
         _LOG.info("ready", extra={"fields": fields})
 
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH_SECONDS)
+            if not self.readiness.stopping:  # then it may have the turn
+                self.turn.away(self.readiness.obstacle() is not None)
             if not self.readiness.loaded:
                 continue
             try:
@@ -129,6 +143,8 @@ class Server:
     def _consider_end(self) -> None:
         reason = self.recycling.reason()
         if not reason or self.readiness.stopping:
+            return
+        if not self.recycling.worn_out and not self.turn.taken():
             return
         self.readiness.stopping_reason = f"the process ends and starts anew: {reason}"
         _LOG.warning("the process ends and starts anew", extra={"fields": {"reason": reason}})

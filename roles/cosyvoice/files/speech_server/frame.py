@@ -92,9 +92,9 @@ class Frame:
         try:
             await self._app(scope, self._limited(scope, receive), framed_send)
         finally:
-            self.active -= speech
             if speech:
                 self._account(record)
+            self.active -= speech  # last: at 0 the process may end
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """The body, up to the limit; a declared length is believed, so a large body is not even read."""

@@ -34,7 +34,8 @@ class Version(BaseModel):
     `weights_files`, in the order of their names (as `sha256sum` prints them); null until loaded.
 
     `voices_digest` is the same over the files of the voices laid down for it; null for an engine that takes
-    none. `voices_refused` names those of them that cannot be used, and why."""
+    none, and `voices` the same of each of them alone. `voices_refused` names those that cannot be used, and
+    why."""
 
     service: str
     replica: str
@@ -45,6 +46,7 @@ class Version(BaseModel):
     weights_files: dict[str, str]
     modes: list[Mode]
     voices_digest: str | None
+    voices: dict[str, str]
     voices_refused: dict[str, str]
 
 
@@ -81,6 +83,7 @@ def router(desk: Desk, identity: Identity) -> APIRouter:
             weights_files=identity.weights_files,
             modes=sorted(desk.engine.modes),
             voices_digest=desk.engine.voices_digest,
+            voices=dict(desk.engine.voice_digests),
             voices_refused=dict(desk.engine.voices_refused),
         )
 

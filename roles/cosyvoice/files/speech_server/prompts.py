@@ -10,10 +10,9 @@ upstream's form and send it whole are understood too.
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from .engines.base import WishRefused
-from .text import sentences
+from .text import count_spoken, count_wide, sentences, speech_seconds
 
 SYSTEM = "You are a helpful assistant."
 END = "<|endofprompt|>"
@@ -28,10 +27,9 @@ _TAG = re.compile(r"\[[^\[\]\s]{1,20}\]|</?(?:strong|laughter)>")
 _LONGEST, _SHORTEST = 280, 60
 _LONGEST_WIDE, _SHORTEST_WIDE = 90, 20
 
-# Ordinary speech has about 15 letters of an alphabet or 4.5 Chinese characters a second. Nobody speaks 2.7
-# times as fast, not even when told to hurry: what is shorter than that was cut off.
-_LETTERS_PER_SECOND = 40.0
-_WIDE_PER_SECOND = 12.0
+# Nobody speaks 2.7 times as fast as ordinary speech (40 letters of an alphabet or 12 Chinese characters a
+# second), not even when told to hurry: what is shorter than that was cut off.
+_QUICKEST = 8 / 3
 
 
 def zero_shot_prompt(transcript: str) -> str:
@@ -57,7 +55,7 @@ def bare_text(text: str) -> str:
 def bare_transcript(text: str) -> str:
     """The words of the recording, without upstream's beginning; raises WishRefused."""
     transcript = _without_markers(_after_end(text), "reference_text").strip()
-    if not _spoken(transcript):
+    if not count_spoken(transcript):
         raise WishRefused("The recording's words are missing: no letter and no digit.", "reference_text")
     return transcript
 
@@ -66,7 +64,7 @@ def bare_instruction(text: str) -> str:
     """The instruction without upstream's beginning and end; raises WishRefused."""
     instruction = text.strip().removesuffix(END).removeprefix(SYSTEM)
     instruction = _without_markers(instruction, "instructions").strip()
-    if not _spoken(instruction):
+    if not count_spoken(instruction):
         raise WishRefused("The instruction is empty.", "instructions")
     if len(instruction) > LONGEST_INSTRUCTION:
         raise WishRefused(
@@ -82,7 +80,7 @@ def pieces(text: str) -> list[str]:
 
     Cut before anything is added: a text with a marker in it is neither normalised nor cut by upstream.
     """
-    wide = _wide(text) * 3 > _spoken(text)
+    wide = count_wide(text) * 3 > count_spoken(text)
     longest, shortest = (_LONGEST_WIDE, _SHORTEST_WIDE) if wide else (_LONGEST, _SHORTEST)
     found: list[str] = []
     for sentence in sentences(text, longest):
@@ -90,7 +88,7 @@ def pieces(text: str) -> list[str]:
             found[-1] += ("" if wide else " ") + sentence
         else:
             found.append(sentence)
-    return [piece for piece in found if _spoken(piece)]
+    return [piece for piece in found if count_spoken(piece)]
 
 
 def has_tags(text: str) -> bool:
@@ -100,9 +98,7 @@ def has_tags(text: str) -> bool:
 
 def least_seconds(text: str) -> float:
     """How long this takes to say at the very least, in seconds."""
-    letters = _TAG.sub("", text)
-    wide = _wide(letters)
-    return wide / _WIDE_PER_SECOND + (_spoken(letters) - wide) / _LETTERS_PER_SECOND
+    return speech_seconds(_TAG.sub("", text)) / _QUICKEST
 
 
 def _after_end(text: str) -> str:
@@ -119,15 +115,3 @@ def _without_markers(text: str, param: str) -> str:
             param,
         )
     return text
-
-
-def _spoken(text: str) -> int:
-    return sum(unicodedata.category(character)[0] in "LN" for character in text)
-
-
-def _wide(text: str) -> int:
-    """Characters that stand for a syllable or a word."""
-    return sum(
-        unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character)[0] in "LN"
-        for character in text
-    )

@@ -17,10 +17,14 @@ class Recycling:
         # Drawn, so that replicas that share the load do not start anew all at once.
         self.limit = round(max_requests * random.uniform(0.75, 1)) or min(1, max_requests)  # noqa: S311
         self.served = 0
+        self.worn_out = False  # it cannot serve, so nothing is gained by waiting for others
 
     def reason(self) -> str:
         """Why the process should start anew, after one more request; empty while it should not."""
         self.served += 1
+        if reason := self._engine.worn_out():
+            self.worn_out = True
+            return reason
         if self.limit and self.served >= self.limit:
             return f"{self.served} requests served, as many as one process should"
-        return self._engine.worn_out()
+        return ""

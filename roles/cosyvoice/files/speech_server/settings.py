@@ -110,8 +110,10 @@ class Settings:
     max_queued: int = 4
     # From a request's arrival to its last byte of audio; queueing included.
     deadline_seconds: float = 120.0
-    # How long past the deadline an engine may take to come back before the process is given up.
-    grace_seconds: float = 10.0
+    # How long past the deadline an engine may take to come back before the process is given up. CosyVoice3
+    # finishes its piece: 20 s of audio (prompts.py) at the real-time factor of eager streaming, 0.93 on an
+    # RTX 3090, are 19 s; three times that for slower cards and for several at once.
+    grace_seconds: float = 60.0
     # Loading and warming up; generous because a first TensorRT build takes minutes.
     load_seconds: float = 1800.0
     # After SIGTERM new requests are still taken for so long: whoever routes to us needs time to notice.

@@ -23,12 +23,13 @@ from starlette.types import Receive, Scope, Send
 from .admission import Admission
 from .audio import SAMPLE_RATE_HZ, Encoder, Format
 from .checks import nothing_to_speak
-from .engines.base import Engine, Synthesis, WishRefused
+from .engines.base import Engine, Made, Synthesis, WishRefused
 from .errors import SpeechError
 from .frame import Record, record_of
 from .metrics import Metrics
-from .older_python import timeout_at
+from .older_python import timeout, timeout_at
 from .outputs import Output
+from .pace import LONGEST_FIRST_SECONDS, Pace
 from .readiness import Readiness
 from .runner import Job, Runner, WorkFailed
 from .settings import Settings
@@ -36,6 +37,7 @@ from .text import sentences
 
 _LOG = logging.getLogger(__name__)
 _NOT_READY_RETRY_SECONDS = 5
+_LAST_EVENT_SECONDS = 1.0  # for the event that says why the audio ends; a caller who does not read gets none
 
 
 class Desk:
@@ -57,6 +59,7 @@ class Desk:
         self.admission = admission
         self.runner = runner
         self.metrics = metrics
+        self.pace = Pace()
         self._after_each = after_each  # whenever the engine has come back
         self._supervised: set[asyncio.Task[None]] = set()
 
@@ -90,9 +93,10 @@ class Desk:
         record.notes.update(voice=wish.voice, mode=wish.mode, format=format_.name, characters=len(wish.text))
         if self.settings.log_texts:
             record.notes["text"] = wish.text
+        least_seconds = self._require_time(wish, field_names)
         deadline = asyncio.get_running_loop().time() + self.settings.deadline_seconds
         beginning = asyncio.ensure_future(
-            self._begin(wish, recording, format_, record, deadline, field_names)
+            self._begin(wish, recording, format_, record, deadline, least_seconds, field_names)
         )
         caller_left = asyncio.ensure_future(_left(request.receive))
         try:
@@ -108,7 +112,28 @@ class Desk:
         finally:
             beginning.cancel()
         all_headers = {"X-Sample-Rate": str(SAMPLE_RATE_HZ), "Cache-Control": "no-store", **(headers or {})}
+        if work.advice:
+            all_headers["X-Recording-Advice"] = work.advice
         return Stream(self, work, job, first, deadline, caller_left, format_.media_type, all_headers, events)
+
+    def _require_time(self, wish: Synthesis, field_names: dict[str, str]) -> float:
+        """The seconds within less than which this is not worth beginning.
+
+        Raises SpeechError (400) for a text that the deadline would cut even if nobody else were here.
+        """
+        deadline = self.settings.deadline_seconds
+        least_seconds = self.pace.least_seconds(wish.text, wish.speed)
+        if least_seconds > deadline:
+            param = field_names["text"]
+            seconds = self.pace.estimate_seconds(wish.text, wish.speed)
+            raise SpeechError(
+                400,
+                "text_exceeds_deadline",
+                f"'{param}' would take about {seconds:.0f} s to speak here; a request has {deadline:g} s. "
+                "Split the text into several requests, or have SPEECH_DEADLINE_SECONDS raised.",
+                param,
+            )
+        return least_seconds
 
     async def _begin(
         self,
@@ -117,12 +142,14 @@ class Desk:
         format_: Format,
         record: Record,
         deadline: float,
+        least_seconds: float,
         field_names: dict[str, str],
     ) -> tuple[_Work, Job, bytes]:
         loop = asyncio.get_running_loop()
         came = loop.time()
         try:
-            await self.admission.enter(deadline - came)
+            # No longer than leaves time to speak: what is begun later than that would be cut.
+            await self.admission.enter(deadline - came - least_seconds)
         except SpeechError as error:
             self.metrics.refused.labels(error.code).inc()
             raise
@@ -164,6 +191,8 @@ class Desk:
             self.admission.leave(work.engine_seconds if work.complete else None)
             self.metrics.engine_seconds.inc(work.engine_seconds)
             self.metrics.audio_seconds.inc(work.audio_seconds)
+            if work.beginning and work.newest:
+                self.pace.note(work.newest, work.beginning)
             if work.complete and work.audio_seconds:
                 self.metrics.real_time_factor.observe(work.engine_seconds / work.audio_seconds)
             self._after_each()
@@ -201,8 +230,11 @@ class _Work:
     format_: Format
     output: Output | None
     audio_seconds: float = 0.0
+    beginning: Made | None = None  # up to the end of a first piece that is not made as the others are
+    newest: Made | None = None  # up to the newest part
     engine_seconds: float = 0.0
     complete: bool = False
+    advice: str = ""  # on the recording
 
     def parts(self) -> Generator[bytes]:
         """Check, synthesize, encode, keep a copy."""
@@ -215,20 +247,30 @@ class _Work:
                 file = at_the_end.enter_context(NamedTemporaryFile(prefix="recording-", suffix=".wav"))
                 file.write(self.recording)
                 file.flush()
-                wish = replace(wish, reference_audio=Path(file.name))
+                wish = replace(wish, reference_audio=Path(file.name), advise=self._note_advice)
             at_the_end.callback(self._close_output)
             self.engine.check(wish)
             chunks = self.engine.synthesize(wish)
             at_the_end.callback(chunks.close)
             one_piece = len(sentences(wish.text)) == 1 and not self.engine.streams_within_sentences(wish)
+            # What is streamed costs more, and often only the first piece of a text is.
+            least_seconds = LONGEST_FIRST_SECONDS if self.engine.streams_within_sentences(wish) else 0.0
             encoder = Encoder(self.format_, self.engine.sample_rate_hz, whole=one_piece)
             at_the_end.callback(encoder.close)
             for samples in chunks:
-                yield self._kept(encoder.encode(samples))
+                data = encoder.encode(samples)
                 self.audio_seconds = encoder.audio_seconds
+                if len(samples):
+                    self.newest = Made(self.audio_seconds, time.monotonic() - started)
+                    if self.audio_seconds >= least_seconds:
+                        self.beginning = self.beginning or self.newest
+                yield self._kept(data)
             yield self._kept(encoder.finish())
             self.audio_seconds = encoder.audio_seconds
             self.complete = True
+
+    def _note_advice(self, advice: str) -> None:
+        self.advice = advice
 
     def _close_output(self) -> None:
         if self.output:
@@ -299,6 +341,10 @@ class Stream(Response):
                 async with timeout_at(self._deadline):
                     await self._body(send, self._event("speech.audio.delta", part) if self._events else part)
                 part = await self._job.read(self._deadline)
+            async with timeout_at(self._deadline):
+                if self._events:
+                    await self._body(send, _event_bytes({"type": "speech.audio.done"}))
+                await self._body(send, b"", more=False)
         except (WorkFailed, TimeoutError) as error:
             reason = "deadline" if isinstance(error, TimeoutError) else "engine_error"
             self._desk.metrics.streams_cut.labels(reason).inc()
@@ -307,11 +353,10 @@ class Stream(Response):
                 self._desk.metrics.deadlines.inc()
             if self._events:
                 fault = SpeechError(500, reason, "The audio ends here: it could not be completed.")
-                await self._body(send, _event_bytes({"type": "error", **fault.body()}))
+                with suppress(TimeoutError):
+                    async with timeout(_LAST_EVENT_SECONDS):
+                        await self._body(send, _event_bytes({"type": "error", **fault.body()}))
             return  # without the last message: the server closes the connection
-        if self._events:
-            await self._body(send, _event_bytes({"type": "speech.audio.done"}))
-        await self._body(send, b"", more=False)
         record.notes["outcome"] = "complete"
 
     @staticmethod

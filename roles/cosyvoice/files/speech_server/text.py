@@ -1,11 +1,16 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a text may be cut."""
+"""Where a text may be cut, and how long it takes to say."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
+# Ordinary speech, not counting spaces and marks: 15 letters of an alphabet a second (190 English words a
+# minute, a quick speaker's), 4.5 characters of Chinese (270 a minute).
+_LETTERS_PER_SECOND = 15.0
+_WIDE_PER_SECOND = 4.5
 # A full stop after one of these ends no sentence.
 _ABBREVIATIONS = frozenset(
     ["mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "capt", "rev", "e.g", "i.e", "cf"]
@@ -51,3 +56,22 @@ def _bounded(part: str, longest: int) -> list[str]:
         pieces.append(part[:cut].strip())
         part = part[cut:].strip()
     return [*pieces, part] if part else pieces
+
+
+def speech_seconds(text: str) -> float:
+    """How long it takes to say at an ordinary pace, in seconds of audio."""
+    wide = count_wide(text)
+    return wide / _WIDE_PER_SECOND + (count_spoken(text) - wide) / _LETTERS_PER_SECOND
+
+
+def count_spoken(text: str) -> int:
+    """Letters and digits of whatever script."""
+    return sum(unicodedata.category(character)[0] in "LN" for character in text)
+
+
+def count_wide(text: str) -> int:
+    """Characters that stand for a syllable or a word."""
+    return sum(
+        unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character)[0] in "LN"
+        for character in text
+    )

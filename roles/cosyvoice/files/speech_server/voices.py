@@ -69,6 +69,11 @@ class VoiceStore:
         self.digest = _digest({})
 
     @property
+    def digests(self) -> Mapping[str, str]:
+        """Of each voice alone, by its name."""
+        return {name: _digest({name: voice}) for name, voice in self.voices.items()}
+
+    @property
     def default(self) -> StoredVoice | None:
         """The one called `default`, else the first that says so in its voice.yml, else the first by name."""
         voices = self.voices

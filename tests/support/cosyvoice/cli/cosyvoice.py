@@ -135,6 +135,12 @@ class CosyVoice3:
             )
             yield from self._speak(text, model_input, stream, speed)
 
+    def inference_vc(
+        self, source_wav: str, prompt_wav: str, stream: bool = False, speed: float = 1.0
+    ) -> Generator[Output]:
+        model_input = self.frontend.frontend_vc(source_wav, prompt_wav, self.sample_rate)
+        yield from self._outputs(model_input, stream, speed)
+
     def _texts(self, tts_text: str, text_frontend: bool) -> Iterator[str]:
         texts = self.frontend.text_normalize(tts_text, split=True, text_frontend=text_frontend)
         yield from texts
@@ -142,6 +148,9 @@ class CosyVoice3:
 
     def _speak(self, text: str, model_input: dict[str, Any], stream: bool, speed: float) -> Generator[Output]:
         logging.info("synthesis text %s", text)
+        yield from self._outputs(model_input, stream, speed)
+
+    def _outputs(self, model_input: dict[str, Any], stream: bool, speed: float) -> Generator[Output]:
         for output in self.model.tts(**model_input, stream=stream, speed=speed):
             logging.info("yield speech len %s", output["tts_speech"].shape[1] / self.sample_rate)
             yield output

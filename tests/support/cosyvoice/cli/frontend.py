@@ -112,6 +112,21 @@ class CosyVoiceFrontEnd:
         del model_input["llm_prompt_speech_token"], model_input["llm_prompt_speech_token_len"]
         return model_input
 
+    def frontend_vc(self, source_wav: str, prompt_wav: str, resample_rate: int) -> dict[str, Any]:
+        token, token_len = self._extract_speech_token(prompt_wav)
+        feat, feat_len = self._extract_speech_feat(prompt_wav)
+        embedding = self._extract_spk_embedding(prompt_wav)
+        source, source_len = self._extract_speech_token(source_wav)
+        return {
+            "source_speech_token": source,
+            "source_speech_token_len": source_len,
+            "flow_prompt_speech_token": token,
+            "flow_prompt_speech_token_len": token_len,
+            "prompt_speech_feat": feat,
+            "prompt_speech_feat_len": feat_len,
+            "flow_embedding": embedding,
+        }
+
     def frontend_sft(self, tts_text: str, spk_id: str) -> dict[str, Any]:
         logging.info("sft %s", tts_text)
         return {"llm_embedding": self.spk2info[spk_id]["embedding"]}

@@ -22,7 +22,7 @@ RESULT = {"changed": True, "action": "replace", "step": {"name": "tts-1", "soak"
 
 
 class Host:
-    """A host, its shell real. C(script) is what happens between looks: lines, results, failures."""
+    """A host, its shell real. C(script) is what happens between looks: lines, results, failures, calls."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -42,7 +42,9 @@ class Host:
         for each in event if isinstance(event, list) else [event]:
             if isinstance(each, Exception):
                 raise each
-            if isinstance(each, str):
+            if callable(each):
+                each()
+            elif isinstance(each, str):
                 with self.progress.open("a") as file:
                     file.write(each)
             else:
@@ -154,6 +156,13 @@ def test_lines_that_come_with_the_result_are_shown_too(host: Host, shown: list[s
     host.script = [["  0.1 s  first\n  0.2 s  last\n", RESULT]]
     assert Action(host).run(task_vars={}) == RESULT
     assert [line.rpartition(" ")[2] for line in shown] == ["first", "last"]
+
+
+def test_lines_whose_file_is_gone_come_with_the_result(host: Host, shown: list[str]) -> None:
+    told = ["  0.1 s  first", "  0.2 s  second", "  0.3 s  last"]
+    host.script = [f"{told[0]}\n", [host.progress.unlink, {**RESULT, "progress": told}]]
+    assert Action(host).run(task_vars={}) == RESULT
+    assert [line.rpartition(" ")[2] for line in shown] == ["first", "second", "last"]
 
 
 @pytest.mark.parametrize(

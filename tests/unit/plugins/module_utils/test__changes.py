@@ -36,6 +36,7 @@ def config(image_id: str = "sha256:" + "3f1c" * 16, slot: int = 0, **change: Any
         ({"image": "another-name"}, []),
         ({"slot": 1}, []),
         ({"revision": "2"}, ["revision 1 -> 2"]),
+        ({"weights_digest": "ab" * 32}, ["weights unknown -> abababababab"]),
         (
             {"environment": {"SPEECH_THREADS": "2", "API_KEY": "other"}},
             ["environment API_KEY changed", "environment SPEECH_THREADS 1 -> 2"],

@@ -15,6 +15,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan import 
     wanted_count,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._plan_steps import plan
+from made_up_fleet import Fleet, container
 
 CARD_A = [Slot("GPU-a", 0, 8192), Slot("GPU-a", 1, 8192)]
 CARD_B = [Slot("GPU-b", 0, 8192), Slot("GPU-b", 1, 8192)]
@@ -50,6 +51,27 @@ def test_a_stopped_replica_is_started_and_an_outdated_one_replaced() -> None:
     planned = steps(2, CARD_A, observed)
     assert told(planned) == [("start", "tts-2", "GPU-a/1"), ("replace", "tts-1", "GPU-a/0")]
     assert "old -> new" in planned[1].reason
+
+
+def test_replicas_that_wait_for_each_others_place_exchange_their_slots() -> None:
+    """As three runs leave them that were cut off, each with another wish: three have room on a, one on c."""
+    slots = [Slot("GPU-a", 0), Slot("GPU-a", 1), Slot("GPU-a", 2), Slot("GPU-c", 0)]
+    observed = [
+        container(1, "GPU-c/0", "y@GPU-c/0", "running", "starting"),
+        container(1, "GPU-a/0", "y@GPU-a/0", aside=True),
+        *(container(number, f"GPU-a/{number - 1}", "y") for number in (2, 3)),
+        container(4, "GPU-c/1", "y"),
+    ]
+    planned = steps(4, slots, observed)
+    assert sorted(slot for _action, _name, slot in told(planned) if slot) == sorted(
+        slot.key for slot in slots
+    )
+    fleet = Fleet.of(observed)
+    for step in planned:
+        for _moment in fleet.carry_out(step, lambda _number, _slot: "new"):
+            seats = [each.slot for each in fleet.running]
+            assert len(seats) == len(set(seats))
+    assert fleet.serving == {1, 2, 3, 4}
 
 
 def test_a_replica_left_draining_is_put_to_work_again() -> None:

@@ -91,12 +91,17 @@ def test_the_hash_is_that_of_the_label() -> None:
         config(number=1),
         config(labels={}),
         config(revision="r2"),
+        config(weights_digest="2" * 64),
         config(stop_timeout_seconds=91),
     ],
-    ids=["environment", "image content", "slot", "number", "labels", "revision", "stop timeout"],
+    ids=["environment", "image content", "slot", "number", "labels", "revision", "weights", "stop timeout"],
 )
 def test_any_change_is_seen_in_the_hash(changed: dict[str, Any]) -> None:
     assert spec.spec_hash(changed) != spec.spec_hash(config())
+
+
+def test_weights_that_are_not_known_leave_a_replica_as_it_was_made() -> None:
+    assert config(weights_digest="") == config()
 
 
 def test_another_name_for_the_same_image_is_no_change() -> None:

@@ -151,11 +151,20 @@ def test_below_the_security_floor_there_is_a_warning(version: str, warned: bool)
     assert bool(version_warnings(version)) == warned
 
 
-def test_a_branch_without_any_fix_is_warned_of_as_a_branch() -> None:
-    assert "gets no fixes any more" in branch_warnings(550)[0]
-    assert "gets no fixes any more" in version_warnings("535.261.03")[0]
-    assert branch_warnings(580) == ()
-    assert choose(cards(V100), Wish(), DEBIAN13).warnings
+@pytest.mark.parametrize("branch", [470, 545, 550, 560, 570, 590])
+def test_a_branch_without_any_fix_is_warned_of_as_a_branch(branch: int) -> None:
+    assert "gets no fixes any more: the vulnerabilities of May 2026" in branch_warnings(branch)[0]
+
+
+def test_a_branch_that_ended_with_these_fixes_is_warned_of_too() -> None:
+    assert "gets no fixes any more. Branch 580" in branch_warnings(535)[0]
+    assert choose(cards(A100), Wish(source="distribution"), DEBIAN12).warnings == branch_warnings(535)
+    assert choose(cards(V100), Wish(), DEBIAN13).warnings == branch_warnings(550)
+
+
+@pytest.mark.parametrize("branch", [0, 580, 595, 610, 620])
+def test_a_branch_that_gets_fixes_is_not_warned_of(branch: int) -> None:
+    assert branch_warnings(branch) == ()
 
 
 def test_a_version_begins_with_its_branch() -> None:

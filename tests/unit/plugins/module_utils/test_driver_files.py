@@ -4,9 +4,14 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatch
+
+import pytest
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _driver_files
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._driver_choice import Choice, Host
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._driver_files import Archive
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._toolkit import PACKAGES
 
 BASE = "https://packages.example.com/repos/"
 SOURCES = """\
@@ -35,8 +40,16 @@ def test_the_repository_of_each_distribution() -> None:
     assert url(Host("Debian", "12", "Debian")) == BASE + "debian12/x86_64/"
     assert url(Host("Ubuntu", "24.04", "Debian", "aarch64")) == BASE + "ubuntu2404/sbsa/"
     assert url(Host("Rocky", "9", "RedHat")) == BASE + "rhel9/x86_64/"
-    assert _driver_files.repository(BASE, Host("Debian", "12", "Debian")).key_url.endswith("/3bf863cc.pub")
-    assert _driver_files.repository(BASE, Host("Rocky", "9", "RedHat")).key_url.endswith("/D42D0685.pub")
+    for host, key in (
+        (Host("Debian", "12", "Debian"), "3bf863cc.pub"),
+        (Host("Debian", "13", "Debian"), "8793F200.pub"),
+        (Host("Ubuntu", "24.04", "Debian"), "3bf863cc.pub"),
+        (Host("Rocky", "9", "RedHat"), "D42D0685.pub"),
+    ):
+        found = _driver_files.repository(BASE, host)
+        assert found.key_url == found.url + key
+        # A file is named by the end of its key's fingerprint.
+        assert found.key_fingerprint.endswith(key.partition(".")[0].upper())
 
 
 def test_components_come_from_the_hosts_own_mirrors_with_their_own_keys() -> None:
@@ -78,11 +91,39 @@ def test_pins_hold_a_branch_or_a_build() -> None:
     assert "Pin: version 580.178.04*\n" in _driver_files.pins(choice, "580.178.04")
 
 
+def test_pins_leave_out_what_has_versions_of_its_own() -> None:
+    text = _driver_files.pins(Choice("distribution", 580, "open", precompiled=True), "")
+    names = text.partition("Package: ")[2].partition("\n")[0].split()
+    for other in ("linux-modules-nvidia-580-server-open-generic", "nvlsm"):
+        assert not any(fnmatch(other, name) for name in names)
+
+
 def test_nouveau_and_unattended_upgrades_are_kept_away() -> None:
     assert "blacklist nouveau\n" in _driver_files.nouveau()
-    text = _driver_files.unattended()
+    text = _driver_files.unattended(Choice("nvidia", 580, "open", precompiled=False))
     assert 'Package-Blacklist {\n    "nvidia-";\n' in text
     assert not any(line.startswith("#") for line in text.splitlines()), "apt.conf has other comments"
+
+
+@pytest.mark.parametrize("precompiled", [False, True])
+def test_a_kernel_without_a_driver_does_not_come_unattended(precompiled: bool) -> None:
+    text = _driver_files.unattended(Choice("distribution", 580, "open", precompiled))
+    kept_away = [re.compile(name) for name in re.findall('"(.+)";', text)]
+    kernels = ("linux-image-generic-hwe-24.04", "linux-image-6.14.0-37-generic")
+    # unattended-upgrades matches its expressions at the beginning of a name.
+    assert [any(name.match(kernel) for name in kept_away) for kernel in kernels] == [precompiled] * 2
+
+
+def test_dnf_automatic_leaves_driver_and_toolkit_alone() -> None:
+    repository = _driver_files.repository(BASE, Host("Rocky", "9", "RedHat"))
+    _rest, patterns = _driver_files.yum_repository(repository).strip().split("excludepkgs=")
+
+    def kept(name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in patterns.split())
+
+    driver = ["kmod-nvidia-open-dkms", "nvidia-driver-cuda", "nvidia-persistenced", "nvidia-fabricmanager"]
+    assert all(kept(name) for name in [*driver, *PACKAGES])
+    assert not kept("dkms")
 
 
 def test_a_unit_that_keeps_persistence_mode_off_gets_it_on() -> None:

@@ -41,12 +41,21 @@ def test_ubuntus_own_are_built_and_signed_and_follow_each_kernel() -> None:
     metas = ["generic", "generic-hwe-24.04"]
     wanted = packages(choice("distribution", 580), UBUNTU, ["6.8.0-50-generic"], metas)
     assert wanted.tools == ()
-    assert wanted.driver == (
-        "nvidia-headless-no-dkms-580-server-open",
+    assert wanted.driver == ("nvidia-headless-no-dkms-580-server-open", "nvidia-utils-580-server")
+    assert wanted.aside == (
         "linux-modules-nvidia-580-server-open-generic",
         "linux-modules-nvidia-580-server-open-generic-hwe-24.04",
-        "nvidia-utils-580-server",
     )
+
+
+def test_ubuntus_modules_bear_the_version_of_their_kernel() -> None:
+    wanted = packages(choice("distribution", 580), UBUNTU, [], ["generic-hwe-24.04"])
+    there = dict.fromkeys(wanted.wanted, "580.159.03-0ubuntu0.24.04.1")
+    there["linux-modules-nvidia-580-server-open-generic-hwe-24.04"] = "6.14.0-37.37~24.04.1"
+    for version in ("", "580.159.03"):
+        assert _driver_packages.unavailable(wanted, there, 580, version) == []
+        assert _driver_packages.outdated(wanted, there, 580, version) == []
+    assert _driver_packages.to_purge(there, wanted, 580) == []
 
 
 def test_nvidias_names_for_ubuntu_lost_their_branch() -> None:
@@ -69,6 +78,12 @@ def test_streams_and_headers_of_red_hat() -> None:
     nine = packages(choice("nvidia", 580), RHEL9, [], [])
     assert (nine.stream, nine.driver[0]) == ("nvidia-driver:580-open", "kmod-nvidia-open-dkms")
     assert "kernel-devel-matched" in nine.tools
+    kernels = ["5.14.0-503.11.1.el9_5.x86_64", "5.14.0-570.12.1.el9_6.x86_64"]
+    assert packages(choice("nvidia", 580), RHEL9, kernels, []).if_there == (
+        "kernel-devel-5.14.0-503.11.1.el9_5.x86_64",
+        "kernel-devel-5.14.0-570.12.1.el9_6.x86_64",
+        "nvidia-persistenced",
+    )
     assert packages(choice("nvidia", 580, "proprietary"), RHEL9, [], []).stream == "nvidia-driver:580-dkms"
     assert packages(choice("nvidia", 595), RHEL10, [], []).stream == ""
 
@@ -77,15 +92,20 @@ def test_streams_and_headers_of_red_hat() -> None:
     ("host", "branch", "nvlink5", "names"),
     [
         (UBUNTU, 580, False, ["nvidia-fabricmanager-580"]),
-        (UBUNTU, 595, True, ["nvidia-fabricmanager", "nvlsm"]),
-        (RHEL9, 580, False, ["nvidia-fabricmanager"]),
+        (UBUNTU, 595, True, ["nvidia-fabricmanager"]),
+        (UBUNTU, 580, True, ["nvidia-fabricmanager-580"]),
+        (DEBIAN, 580, True, ["nvidia-fabricmanager-580"]),
+        (RHEL9, 580, True, ["nvidia-fabricmanager"]),
     ],
 )
 def test_fabric_manager_comes_with_nvswitches(
     host: Host, branch: int, nvlink5: bool, names: list[str]
 ) -> None:
     wanted = packages(choice("nvidia", branch), replace(host, nvswitch=True), [], [], nvlink5)
-    assert [name for name in wanted.driver if name in names] == names
+    assert [name for name in wanted.driver if "fabric" in name] == names
+    # Its versions are dates.
+    assert [name for name in wanted.aside if name == "nvlsm"] == ["nvlsm"] * nvlink5
+    assert "nvlsm" not in wanted.driver
 
 
 def test_kernels_that_follow_new_releases() -> None:

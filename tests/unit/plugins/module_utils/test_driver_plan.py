@@ -66,7 +66,22 @@ def test_a_driver_that_was_there_before_is_kept() -> None:
     assert not found.managed
     assert "it was there before this role" in found.reason
     assert found.problems == ()
-    assert found.warnings
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("535.261.03", ["gets no fixes any more", "below 535.309.01"]),
+        ("535.309.01", ["gets no fixes any more"]),
+        ("570.211.01", ["gets no fixes any more"]),
+        ("580.105.08", ["below 580.159.03"]),
+        ("580.178.04", []),
+    ],
+)
+def test_a_kept_driver_is_warned_of_by_its_branch_and_its_build(version: str, said: list[str]) -> None:
+    found = made(Rules(), replace(RUNNING, loaded_version=version, installed_version=version))
+    assert len(found.warnings) == len(said)
+    assert all(words in warning for words, warning in zip(said, found.warnings, strict=True))
 
 
 def test_a_kept_driver_that_cannot_drive_the_card_is_refused() -> None:

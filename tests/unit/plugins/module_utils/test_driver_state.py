@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _driver_state
@@ -61,6 +62,34 @@ def test_a_module_of_the_driver_under_each_of_its_names(tmp_path: Path, line: st
     root = str(host(tmp_path, modules=(line,)))
     assert _driver_state.built_kernels(root) == ({"6.0"} if built else set())
     assert _driver_state.unbuilt_kernels(root) == ([] if built else ["6.0"])
+
+
+def test_a_link_to_headers_that_are_not_there_is_none(tmp_path: Path) -> None:
+    """RHEL's kernels bring it."""
+    root = host(tmp_path, modules=("kernel/a.ko:\n",))
+    (root / "lib/modules/6.0/build").rmdir()
+    (root / "lib/modules/6.0/build").symlink_to("/usr/src/kernels/nowhere")
+    assert _driver_state.unbuilt_kernels(str(root)) == []
+
+
+OLD, NEW = "5.14.0-503.11.1.el9_5.x86_64", "5.14.0-570.12.1.el9_6.x86_64"
+
+
+def test_headers_of_each_kernel_are_packages_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        ("rpm", "-qa"): f"kernel-devel installed {OLD[:-7]}\nkernel-devel installed {NEW[:-7]}\n",
+        ("rpm", "-q"): f"kernel-devel-{OLD}\nkernel-devel-{NEW}\n",
+        ("dnf", "--quiet"): f"kernel-devel {NEW}\n\nnvidia-persistenced 580.178.04-1.el9.x86_64\n",
+    }
+    monkeypatch.setattr(_driver_state, "which", lambda name: name if name in ("rpm", "dnf") else None)
+    monkeypatch.setattr(
+        _driver_state, "run", lambda *words: SimpleNamespace(stdout=answers[words[0], words[1]])
+    )
+    states = _driver_state.package_states()
+    assert states[f"kernel-devel-{OLD}"][0] == states[f"kernel-devel-{NEW}"][0] == "installed"
+    # Of an older kernel the sources may have none any more.
+    wanted = [f"kernel-devel-{OLD}", f"kernel-devel-{NEW}", "nvidia-persistenced"]
+    assert list(_driver_state.dnf_candidates(wanted)) == wanted[1:]
 
 
 def test_kernels_that_may_boot_are_this_hosts_own(tmp_path: Path) -> None:

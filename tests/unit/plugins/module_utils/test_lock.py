@@ -25,6 +25,7 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._lock import 
     LockFile,
     LockLost,
 )
+from patience import until
 
 NOW = 1_795_425_511.25
 GENEROUS_SECONDS = 60
@@ -339,13 +340,6 @@ def test_a_guard_that_was_removed_guards_nothing(lock: LockFile, monkeypatch: py
 # --- kept while a step runs ---------------------------------------------------------------------------------
 
 
-def wait_until(condition: t.Callable[[], bool]) -> None:
-    deadline = time.monotonic() + GENEROUS_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_it_is_renewed_while_a_step_hangs(path: str) -> None:
     lock = LockFile(path, 0.3)
     acquired = lock.acquire("ada")
@@ -356,9 +350,9 @@ def test_it_is_renewed_while_a_step_hangs(path: str) -> None:
 
     with lock.kept(acquired.token) as check:
         first = renewed()
-        wait_until(lambda: renewed() > first)
+        until("renewed", lambda: renewed() > first)
         second = renewed()
-        wait_until(lambda: renewed() > second)
+        until("renewed again", lambda: renewed() > second)
         check()
     assert not any(thread.name == "lock" for thread in threading.enumerate())
 
@@ -376,7 +370,7 @@ def test_a_lock_lost_while_a_step_hangs_is_told_before_anything_else_is_changed(
                 return "taken over by bob" in str(error)
             return False
 
-        wait_until(told)
+        until("told", told)
 
 
 def test_a_lock_that_is_lost_already_keeps_the_step_from_starting(lock: LockFile) -> None:

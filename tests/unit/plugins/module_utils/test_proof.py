@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import typing as t
 
@@ -162,8 +163,15 @@ def test_a_digest_that_was_asked_for_is_compared_with_what_each_replica_tells() 
     assert found["tts-1: weights"] == "it does not tell"
 
 
-def with_voices(digest: str | None, refused: dict[str, str] | None = None) -> Answer:
-    told = {"revision": "r2", "voices_digest": digest, "voices_refused": refused or {}}
+def with_voices(
+    digest: str | None, refused: dict[str, str] | None = None, voices: dict[str, str] | None = None
+) -> Answer:
+    told = {
+        "revision": "r2",
+        "voices_digest": digest,
+        "voices": voices or {},
+        "voices_refused": refused or {},
+    }
     return Answer(200, {}, json.dumps(told).encode())
 
 
@@ -191,6 +199,23 @@ def test_a_replica_that_takes_no_voices_is_asked_for_none_unless_some_are_wanted
     asked = dataclasses.replace(SERVICE, voices="aa")
     found = failures([replica(1), replica(2)], silent, asked)
     assert found == {"tts-1: voices": "it does not tell", "tts-2: voices": "it does not tell"}
+
+
+def test_voices_that_differ_are_named() -> None:
+    asked = dataclasses.replace(SERVICE, voices="aa", voice_digests={"anna": "1", "bert": "2", "carl": "3"})
+    other = with_voices("bb", {"carl": "prompt.wav is silent"}, {"bert": "4", "emil": "5"})
+    found = failures([replica(1), replica(2)], voices_told(with_voices("aa"), other), asked)
+    assert found["tts-2: voices"] == (
+        "bb, without carl: prompt.wav is silent; missing: anna; not as wanted: bert; not wanted: emil"
+    )
+
+
+def test_a_host_without_any_voice_is_no_success() -> None:
+    nothing = hashlib.sha256().hexdigest()
+    asked = dataclasses.replace(SERVICE, voices=nothing, voice_digests={})
+    found = failures([replica(1), replica(2)], voices_told(with_voices(nothing), with_voices(nothing)), asked)
+    assert set(found) == {"tts-1: voices", "tts-2: voices"}
+    assert "its host has no voice" in found["tts-1: voices"]
 
 
 def test_a_voice_that_is_left_out_is_named() -> None:
@@ -306,8 +331,10 @@ INSPECTED: dict[str, t.Any] = {
 }
 
 
-def test_a_container_is_read_as_the_engine_describes_it() -> None:
-    seen = _proof.replica_of(INSPECTED, {"tts": "voicefleet"})
+@pytest.mark.parametrize("device", [GPU, f"nvidia.com/gpu={GPU}"])  # by the hook, and by CDI
+def test_a_container_is_read_as_the_engine_describes_it(device: str) -> None:
+    asked = {"HostConfig": {"DeviceRequests": [{"DeviceIDs": [device]}]}}
+    seen = _proof.replica_of({**INSPECTED, **asked}, {"tts": "voicefleet"})
     assert seen == Replica(
         name="tts-1",
         service="tts",

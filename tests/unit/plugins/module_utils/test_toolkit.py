@@ -30,6 +30,8 @@ def test_a_bare_host_gets_all_four_in_one_version() -> None:
 
 def test_a_version_without_a_build_is_left_to_the_pins() -> None:
     assert _toolkit.plan(replace(WISH, version="1.20.0"), BARE).install == PACKAGES
+    red = _toolkit.plan(replace(WISH, version="1.20.0"), replace(BARE, family="RedHat"))
+    assert red.install == tuple(f"{name}-1.20.0" for name in PACKAGES)
     assert "Pin: version 1.20.0-*\n" in _toolkit.pins("1.20.0")
     assert "Pin: version 1.20.0-1\n" in _toolkit.pins("1.20.0-1")
 
@@ -96,15 +98,23 @@ def test_without_management_a_missing_toolkit_is_an_error() -> None:
 
 def test_files() -> None:
     written = {path: content for path, content, _part in _toolkit.files(WISH, BARE)}
-    assert list(written) == [_toolkit.SOURCES, _toolkit.PINS, _toolkit.REFRESH_DROP_IN]
+    assert list(written) == [
+        _toolkit.SOURCES,
+        _toolkit.PINS,
+        _toolkit.REFRESH_DROP_IN,
+        _toolkit.ENGINE_DROP_IN,
+    ]
     assert (
         "URIs: https://mirror.example.com/libnvidia-container/stable/deb/amd64\n" in written[_toolkit.SOURCES]
     )
     assert f"Signed-By: {_toolkit.KEY}" in written[_toolkit.SOURCES]
+    assert "\nBefore=docker.service\n" in written[_toolkit.REFRESH_DROP_IN]
+    assert "docker start" in written[_toolkit.ENGINE_DROP_IN]
     bare = replace(WISH, manage_repo=False, cdi=False)
     assert [path for path, _content, _part in _toolkit.files(bare, BARE)] == [_toolkit.PINS]
     red = {path: content for path, content, _part in _toolkit.files(WISH, replace(BARE, family="RedHat"))}
     assert "/stable/rpm/x86_64\n" in red[_toolkit.REPOSITORY_RPM]
+    assert f"\nexcludepkgs={' '.join(PACKAGES)}\n" in red[_toolkit.REPOSITORY_RPM]
     assert set(written) | set(red) <= set(_toolkit.ALL)
 
 

@@ -59,5 +59,5 @@ def test_the_figures_are_the_servers() -> None:
         server._MARKER.pattern,
         server._TAG.pattern,
     )
-    assert _transcript.FASTEST_LETTERS == server._LETTERS_PER_SECOND
-    assert _transcript.FASTEST_WIDE == server._WIDE_PER_SECOND
+    for fastest, letter in ((_transcript.FASTEST_LETTERS, "a"), (_transcript.FASTEST_WIDE, "雨")):
+        assert server.least_seconds(letter * int(fastest)) == pytest.approx(1)

@@ -75,7 +75,7 @@ def lay(directory: Path, files: t.Mapping[str, bytes]) -> None:
 
 
 def pack(path: Path, files: t.Mapping[str, bytes], *members: tarfile.TarInfo) -> str:
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, f"w:{path.suffix[1:]}") as archive:  # type: ignore[call-overload]
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -296,10 +296,25 @@ def test_an_archive_that_reaches_outside_is_refused_as_a_whole(
     assert not (tmp_path / "outside").exists()
 
 
+@pytest.mark.parametrize("compression", ["gz", "xz", "bz2"])
+def test_an_archive_that_was_altered_on_its_way_is_refused(
+    site: Site, tmp_path: Path, compression: str
+) -> None:
+    """Each compression has an error of its own for that."""
+    large = " ".join(map(str, range(200_000))).encode()
+    path = Path(pack(tmp_path / f"model.tar.{compression}", {**FILES, "large": large}))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :: 1000] = bytes(len(content[len(content) // 2 :: 1000]))
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"no tar archive|cannot be read|is broken within"):
+        site.bring(source="archive", path=str(path))
+    assert site.visible() == {}
+
+
 def test_a_torn_archive_is_refused(site: Site, tmp_path: Path) -> None:
     path = Path(pack(tmp_path / "model.tar.gz", FILES))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(WeightsError, match=r"cannot be read to its end|ends within"):
+    with pytest.raises(WeightsError, match=r"cannot be read to its end|is broken within"):
         site.bring(source="archive", path=str(path))
     path.write_text("no archive")
     with pytest.raises(WeightsError, match=r"is no tar archive"):

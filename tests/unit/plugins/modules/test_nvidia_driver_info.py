@@ -17,7 +17,9 @@ from ansible_collections.voicefleet.cosyvoice.plugins.modules import nvidia_driv
 from pci_tree import loaded_module, pci_tree, secure_boot
 
 RTX4090, V100, NVSWITCH = (0x10DE, 0x2684, 0x030000), (0x10DE, 0x1DB1, 0x030200), (0x10DE, 0x22A3, 0x068000)
+B200 = (0x10DE, 0x2901, 0x030200)
 DEBIAN12 = {"distribution": "Debian", "release": "12", "codename": "bookworm", "family": "Debian"}
+RHEL9 = {"distribution": "RedHat", "release": "9", "codename": "Plow", "family": "RedHat"}
 UBUNTU24 = {"distribution": "Ubuntu", "release": "24.04", "codename": "noble", "family": "Debian"}
 
 Run = Callable[..., dict[str, Any]]
@@ -43,7 +45,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         if not result.get("failed"):
             assert result["changed"] is False
             assert (
-                result.keys() - {"changed", "invocation"} == yaml.safe_load(nvidia_driver_info.RETURN).keys()
+                result.keys() - {"changed", "invocation", "warnings"}
+                == yaml.safe_load(nvidia_driver_info.RETURN).keys()
             )
         return {**result, "warned": warned}
 
@@ -74,6 +77,34 @@ def test_switches_bring_fabric_manager(run: Run, tmp_path: Path) -> None:
     result = run(**UBUNTU24)
     assert result["nvswitches"] == 1
     assert "nvidia-fabricmanager-580" in result["plan"]["missing"]
+
+
+def test_what_red_hats_sources_have_is_asked_for_before_it_is_installed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = ["5.14.0-503.11.1.el9_5.x86_64", "5.14.0-570.12.1.el9_6.x86_64"]
+    there = [f"kernel-devel-{kernels[1]}", "nvidia-persistenced"]
+    monkeypatch.setattr(_driver_state, "bootable_kernels", lambda _root, _running: kernels)
+    monkeypatch.setattr(
+        _driver_state, "dnf_candidates", lambda names: {name: "1" for name in names if name in there}
+    )
+    pci_tree(tmp_path, [RTX4090])
+    missing = run(**RHEL9)["plan"]["missing"]
+    assert "kernel-devel-matched" in missing
+    assert not {*there} & {*missing}
+    asked = run(**RHEL9, ask_sources=True)["plan"]["missing"]
+    assert {*asked} - {*missing} == {*there}
+
+
+def test_switches_of_nvlink5_bring_it_too(run: Run, tmp_path: Path) -> None:
+    """They are no PCI devices of the host: an InfiniBand card that manages them says so."""
+    device = pci_tree(tmp_path, [B200]) / "class/infiniband/mlx5_0/device"
+    device.mkdir(parents=True)
+    (device / "vpd").write_bytes(b"\x82\x10\x00SW_MNG\xff")
+    result = run(**UBUNTU24)
+    assert (result["nvswitches"], result["nvlink5"]) == (0, True)
+    assert {"nvidia-fabricmanager-580", "nvlsm"} <= set(result["plan"]["missing"])
+    assert "/etc/modules-load.d/voicefleet-nvlink5.conf" in [file["path"] for file in result["files"]]
 
 
 def test_problems_are_told_and_nothing_is_planned(run: Run, tmp_path: Path) -> None:

@@ -136,6 +136,16 @@ def busy(engine: Engine) -> Iterator[Callable[[float], None]]:
         server.shutdown()
 
 
+def test_a_replica_whose_mount_was_put_there_anew_is_replaced_and_why(engine: Engine, run: Run) -> None:
+    engine.create(1, "1")
+    engine.create(2, "1")
+    assert run("1")["todo"] == []
+    engine.replicas[1] = dataclasses.replace(engine.replicas[1], spec="", outdated_mounts=("/voices",))
+    (step,) = run("1")["todo"]
+    assert (step["action"], step["number"]) == ("replace", 2)
+    assert step["reason"] == "what it has mounted at /voices was put there anew"
+
+
 def test_an_upgrade_says_what_changes_and_shows_no_secret(run: Run, engine: Engine) -> None:
     engine.create(1, "1")
     engine.create(2, "1")

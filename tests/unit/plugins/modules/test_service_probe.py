@@ -118,3 +118,9 @@ def test_an_engine_that_is_not_there_is_a_failed_check_that_hides_no_other(
 def test_nothing_to_look_at_needs_no_engine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     result = run(capsys, docker_host=f"unix://{tmp_path}/no.sock")
     assert (result["ok"], result["checks"], result["replicas"]) == (True, [], [])
+
+
+def test_slots_of_a_card_that_mps_shares_are_slots(capsys: pytest.CaptureFixture[str]) -> None:
+    mps = {"thread_percentage": 50, "pipe_dir": "/run/nvidia-mps", "uid": "10001"}
+    slot = {"gpu": "GPU-1", "index": 0, "memory_mib": 8192, "mps": mps}
+    assert run(capsys, slots=[slot])["checks"] == []

@@ -9,11 +9,12 @@ from its first to its last sample on one thread.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +50,20 @@ class Synthesis:
     voice: str = "default"
     # Models that read a recording more than once need a file; it exists until `synthesize` has ended.
     reference_audio: Path | None = None
+    # Told before the first part what could be better about the recording, in ASCII; nothing if it is good.
+    advise: Callable[[str], None] = lambda _advice: None
     reference_text: str | None = None
     instructions: str | None = None
     speed: float = 1.0
     # Whether parts of a sentence may come before the whole; None: as the engine thinks best.
     stream: bool | None = None
+
+
+class Made(NamedTuple):
+    """An answer, or part of it: the sound, and the work for it."""
+
+    audio_seconds: float
+    engine_seconds: float
 
 
 class WishRefused(Exception):  # noqa: N818 - it is the caller's fault, not an error of ours
@@ -87,8 +97,17 @@ class Engine(ABC):
         """Bring the model into memory. Raises what it likes; the process then ends with the message."""
 
     @abstractmethod
-    def warm_up(self) -> None:
-        """Do once what makes the first request slow."""
+    def warm_up(self) -> Made | None:
+        """Do once what makes the first request slow, then once more what a long text is mostly made of.
+
+        Returns what came of the latter, None if nothing can be spoken yet.
+        """
+
+    def made(self, wish: Synthesis) -> Made:
+        """Speak a wish for nobody, and say what came of it."""
+        started = time.monotonic()
+        count = sum(len(samples) for samples in self.synthesize(wish))
+        return Made(count / self.sample_rate_hz, time.monotonic() - started)
 
     @abstractmethod
     def voices(self) -> Sequence[Voice]:
@@ -102,6 +121,11 @@ class Engine(ABC):
     def voices_digest(self) -> str | None:
         """SHA-256 of the voices laid down beside the model; None for an engine that takes none."""
         return None
+
+    @property
+    def voice_digests(self) -> Mapping[str, str]:
+        """The same of each of those voices alone, by its name."""
+        return {}
 
     @property
     def voices_refused(self) -> Mapping[str, str]:
@@ -128,5 +152,6 @@ class Engine(ABC):
         """Speak: a generator of samples, each part as soon as it is there (a sentence, or less).
 
         May raise WishRefused before the first part. Anything else raised counts as the engine's fault. Closed
-        early when the caller has left; a model that must not be stopped is then run on until it may be.
+        early when the caller has left; a model that must not be stopped is then run on until it may be. An
+        empty part gives the occasion where no sound is due yet.
         """

@@ -9,6 +9,7 @@ sometimes stops after a syllable (its minimum length is not enforced), which is 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -21,14 +22,16 @@ from .. import prompts, recordings
 from ..recordings import RecordingError
 from ..settings import Settings, SettingsError
 from ..voices import DEFAULT, StoredVoice, VoiceStore
-from .base import Engine, Mode, Samples, Synthesis, Voice, WishRefused
-from .cosyvoice3_upstream import Call, Features, ModelError, Upstream
+from .base import Engine, Made, Mode, Samples, Synthesis, Voice, WishRefused
+from .cosyvoice3_upstream import Call, ContentError, Features, Upstream
 
 _LOG = logging.getLogger(__name__)
 _AUDIBLE = 1e-3  # a part whose peak is below is silence
 _FIRST_HOP_SECONDS = 0.9  # of a streamed segment: its first part has one second, unless it is the only one
 _FAILURES_IN_A_ROW = 3  # a card's memory error stays until the process ends
-_WARM_UP_TEXT = "The quick brown fox jumps over the lazy dog, and nobody there was much surprised. Ready."
+_NOTHING = np.zeros(0, np.float32)
+_OF_THE_CARD = re.compile(r"cu(?:da|dnn|blas)", re.IGNORECASE)  # in what torch and ONNX Runtime say of one
+_WARM_UP_TEXT = "The quick brown fox jumps over the lazy dog, and nobody there was much surprised."
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class CosyVoice3Engine(Engine):
         return self._store.digest
 
     @property
+    def voice_digests(self) -> Mapping[str, str]:
+        return self._store.digests
+
+    @property
     def voices_refused(self) -> Mapping[str, str]:
         return self._store.refused
 
@@ -89,14 +96,17 @@ class CosyVoice3Engine(Engine):
         for name, failure in failures.items():
             self._store.leave_out(name, f"the model cannot take it: {failure}")
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> Made | None:
         if self._store.default is None:
             fields = {"path": str(self._settings.voices_dir)}
             _LOG.warning("no voice to warm up with", extra={"fields": fields})
-            return
-        for stream in (True, False):
-            for _samples in self.synthesize(Synthesis(_WARM_UP_TEXT, stream=stream)):
-                pass
+            return None
+        # A long text is mostly of pieces after the first. The quicker of two: the one may be cut off by the
+        # model and tried once more.
+        streams = self._settings.stream == "all"
+        self.made(Synthesis(_WARM_UP_TEXT, stream=not streams))
+        made = [self.made(Synthesis(_WARM_UP_TEXT, stream=streams)) for _again in range(2)]
+        return min(made, key=lambda each: each.engine_seconds / max(each.audio_seconds, 1e-3))
 
     def voices(self) -> Sequence[Voice]:
         default = self._store.default
@@ -149,7 +159,7 @@ class CosyVoice3Engine(Engine):
                     )
                     yield from self._segment(call, prompts.least_seconds(segment) / wish.speed)
                     streams = streams and self._settings.stream == "all"
-        except WishRefused:
+        except (WishRefused, ContentError):  # callers try again what failed: one bad text is three failures
             raise
         except Exception as error:
             self._failed_in_a_row += 1
@@ -195,16 +205,23 @@ class CosyVoice3Engine(Engine):
             recording = recordings.read(wish.reference_audio.read_bytes())
         except RecordingError as error:
             raise WishRefused(f"The recording {error}.", "reference_audio") from None
-        if wish.mode is not Mode.ZERO_SHOT:
-            return self._upstream.features("", recording.wav())
-        transcript = prompts.bare_transcript(wish.reference_text or "")
-        if (least := prompts.least_seconds(transcript)) > recording.seconds:
-            raise WishRefused(
-                f"These cannot be the recording's words: it has {recording.seconds:.1f} s, "
-                f"and they take {least:.1f} s at least.",
-                "reference_text",
-            )
-        return self._upstream.features(prompts.zero_shot_prompt(transcript), recording.wav())
+        wish.advise(recordings.advice(recording))
+        prompt = ""
+        if wish.mode is Mode.ZERO_SHOT:
+            transcript = prompts.bare_transcript(wish.reference_text or "")
+            if (least := prompts.least_seconds(transcript)) > recording.seconds:
+                raise WishRefused(
+                    f"These cannot be the recording's words: it has {recording.seconds:.1f} s, "
+                    f"and they take {least:.1f} s at least.",
+                    "reference_text",
+                )
+            prompt = prompts.zero_shot_prompt(transcript)
+        try:
+            return self._upstream.features(prompt, recording.wav())
+        except Exception as error:
+            if _OF_THE_CARD.search(str(error)):
+                raise
+            raise ContentError(f"the model cannot take the recording: {error}") from error
 
     def _segment(self, call: Call, least_seconds: float) -> Generator[Samples]:
         """Speak one segment; what is too short is held back, and tried once more."""
@@ -229,8 +246,10 @@ class CosyVoice3Engine(Engine):
             if seconds >= best_seconds:
                 best, best_seconds = held, seconds
             _short(seconds, least_seconds, attempt, "tried once more" if attempt == 1 else "")
+            if attempt == 1:
+                yield _NOTHING  # whoever reads no more closes us here, before it costs as much again
         if best_seconds < least_seconds / 2:
-            raise ModelError(
+            raise ContentError(
                 f"the model twice made {best_seconds:.2f} s or less "
                 f"of a text that takes {least_seconds:.2f} s at least"
             )

@@ -66,6 +66,10 @@ class ModelError(RuntimeError):
     """The model did not do what it was asked; its fault, not the caller's."""
 
 
+class ContentError(ModelError):
+    """It did not, with this text or this recording; with others it may well do."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One segment to speak, as upstream takes it."""
@@ -280,6 +284,8 @@ class Upstream:
                 link.symlink_to(path)
             yield view
             complete.touch()
+            # Closing would not do: what was forked meanwhile (vLLM's engine may be) has the lock as well.
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
     def _stamp(self) -> list[tuple[str, int, int]]:
         found = ((name, path.stat()) for name, path in sorted(self.files().items()))

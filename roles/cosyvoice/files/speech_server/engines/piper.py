@@ -16,7 +16,7 @@ from piper.config import PiperConfig, SynthesisConfig
 
 from ..settings import Settings
 from ..text import sentences
-from .base import Engine, Samples, Synthesis, Voice
+from .base import Engine, Made, Samples, Synthesis, Voice
 
 
 class PiperEngine(Engine):
@@ -55,10 +55,11 @@ class PiperEngine(Engine):
                 f"the voices in {self._directory} differ in sample rate, serve them apart: {rates}"
             )
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> Made:
         # A long and a short one: the library then holds its buffers and the phonemizer its tables.
-        for _samples in self.synthesize(Synthesis("The quick brown fox jumps over the lazy dog. Ready.")):
-            pass
+        wish = Synthesis("The quick brown fox jumps over the lazy dog. Ready.")
+        self.made(wish)
+        return self.made(wish)
 
     def voices(self) -> Sequence[Voice]:
         return [

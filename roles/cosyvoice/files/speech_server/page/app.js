@@ -164,7 +164,7 @@ async function arrive() {
     exemplify();
     const { voices: list } = await patiently(() => get("v1/audio/voices"), undefined, busy);
     voices.list(list);
-    if (!running) say(words("ready"));
+    if (!running) say(words(list.length ? "ready" : "need_recording"));
   } catch (error) {
     say(error.message);
   }

@@ -41,11 +41,11 @@ export class Voices {
     this.#heard.say();
   }
 
-  /** The voices there are. */
+  /** The voices there are; before the first is laid down there is none. */
   list(voices) {
     const before = by("voice").value;
     by("voice").replaceChildren(...voices.map(({ id, name }) => new Option(name, id)));
-    by("voice").value = voices.some(({ id }) => id === before) ? before : voices[0].id;
+    by("voice").value = voices.some(({ id }) => id === before) ? before : (voices[0]?.id ?? "");
   }
 
   /** What the engine can do; one that takes no recordings is named where they would be given. */
