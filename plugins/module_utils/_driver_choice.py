@@ -360,15 +360,21 @@ def _secure_boot_problems(host: Host, precompiled: bool) -> tuple[str, ...]:
         if host.key_enrolled is False
         else "and nobody can say whether the firmware knows the key that DKMS signs with (install mokutil)"
     )
-    ubuntu = (
-        " Or set nvidia_driver_source to distribution: Canonical signs those."
-        if host.kind == "Ubuntu"
-        else ""
+    ubuntu = host.kind == "Ubuntu"
+    key = "/var/lib/shim-signed/mok/MOK.der" if ubuntu else "/var/lib/dkms/mok.pub"
+    # As DKMS itself does with the first module that it builds.
+    made_by = (
+        "update-secureboot-policy --new-key"
+        if ubuntu
+        else "mkdir -p /var/lib/dkms; openssl req -new -x509 -nodes -days 36500 -newkey rsa:2048 -subj "
+        f"'/CN=DKMS module signing key/' -keyout /var/lib/dkms/mok.key -outform DER -out {key}"
     )
+    canonical = " Or set nvidia_driver_source to distribution: Canonical signs those." if ubuntu else ""
     return (
         f"Secure Boot is on, {known}: the kernel would refuse modules that are built here. Enrolling a "
-        "key takes a person at the console: mokutil --import on /var/lib/dkms/mok.pub, a password, a "
-        f"reboot, and the password again in the firmware's menu. Or switch Secure Boot off.{ubuntu}",
+        f"key takes a person at the console: mokutil --import {key} (where there is none yet, first: "
+        f"{made_by}), a password, a reboot, and the password again in the firmware's menu. Or switch Secure "
+        f"Boot off.{canonical}",
     )
 
 

@@ -56,6 +56,7 @@ class Request:
     manage_components: bool
     repo_url: str
     ask_sources: bool
+    persistence: bool
     sysfs: str
 
 
@@ -146,7 +147,9 @@ def look(request: Request, record: Json) -> Json:
         ),
         "stream": wanted.stream,
         "install": [
-            f"{name}={candidates[name]}" if name in wanted.driver and name in candidates else name
+            f"{name}={candidates[name]}"
+            if name in candidates and name in (*wanted.driver, *plan.outdated)
+            else name
             for name in (*plan.missing, *plan.outdated)
         ],
         "packages": {name: version for name, (_state, version) in states.items()},
@@ -189,8 +192,8 @@ def files(
             (_driver_files.UNATTENDED, _driver_files.unattended(choice), "before"),
             (_driver_files.SOURCES, texts, "before"),
         ]
-    drop_in = _driver_files.persistence(_driver_state.service_unit("nvidia-persistenced"))
-    listed.append((_driver_files.PERSISTENCE, drop_in, "after"))
+    unit = _driver_state.service_unit("nvidia-persistenced") if request.persistence else ""
+    listed.append((_driver_files.PERSISTENCE, _driver_files.persistence(unit), "after"))
     listed.append((_driver_files.NVLINK5, _driver_files.nvlink5() if nvlink5 else "", "after"))
     return [planned(path, content, part) for path, content, part in listed if content]
 
@@ -200,9 +203,9 @@ def _source_problems() -> tuple[str, ...]:
     if not there:
         return ()
     return (
-        f"NVIDIA's repository is named in {', '.join(there)} already, and apt refuses two entries with "
-        "different keys: remove it there (and the package cuda-keyring), or set "
-        "nvidia_driver_manage_repo to false.",
+        f"NVIDIA's repository is named in {', '.join(there)} already, and a second entry with another key "
+        "or without our exclusions gets in the way: remove it there (and what brought it, such as package "
+        "cuda-keyring), or set nvidia_driver_manage_repo to false.",
     )
 
 

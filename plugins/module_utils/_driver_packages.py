@@ -140,12 +140,16 @@ def packages(
 
 
 def kernel_metas(installed: Iterable[str]) -> list[str]:
-    """Of installed packages, the kernels that follow new releases, without "linux-image-"."""
+    """Of installed packages, the kernels that follow new releases, without "linux-image-".
+
+    Ubuntu's virtual is the generic kernel with fewer modules."""
     names = (name[len("linux-image-") :] for name in installed if name.startswith("linux-image-"))
     return sorted(
-        name
-        for name in names
-        if not name[:1].isdigit() and not name.startswith("unsigned-") and not name.endswith("-dbg")
+        {
+            re.sub(r"^virtual\b", "generic", name)
+            for name in names
+            if not name[:1].isdigit() and not name.startswith("unsigned-") and not name.endswith("-dbg")
+        }
     )
 
 
@@ -180,14 +184,20 @@ def newest(offered: Mapping[str, Sequence[str]], branch: int, version: str) -> d
 def superseded(
     wanted: Packages, installed: Mapping[str, str], candidates: Mapping[str, str], branch: int
 ) -> list[str]:
-    """The packages of the driver of which the host's sources would give another build of the branch."""
+    """The packages of the driver of which the host's sources would give a newer build of the branch."""
     return [
         name
         for name in wanted.driver
         if name in installed
         and is_of(candidates.get(name, ""), branch, "")
         and candidates[name] != installed[name]
+        # A mirror may lag behind what is there.
+        and _numbers(candidates[name]) >= _numbers(installed[name])
     ]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in upstream_of(version).split(".") if part]
 
 
 def unavailable(wanted: Packages, candidates: Mapping[str, str], branch: int, version: str) -> list[str]:

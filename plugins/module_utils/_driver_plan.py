@@ -93,8 +93,20 @@ def plan(
             for name in _driver_packages.superseded(packages, installed, seen.candidates, choice.branch)
             if name not in outdated
         )
+    if outdated and choice.precompiled:
+        # Canonical's modules of a kernel fit one build of the driver.
+        outdated += tuple(
+            name
+            for name in packages.aside
+            if name in installed and seen.candidates.get(name, installed[name]) != installed[name]
+        )
     purge = tuple(_driver_packages.to_purge(present, packages, choice.branch))
-    changes = bool(outdated or purge) and bool(seen.driver.installed_version)
+    replaced = any(
+        _driver_packages.upstream_of(seen.candidates.get(name, "")) != seen.driver.installed_version
+        for name in missing
+        if name in packages.driver
+    )
+    changes = bool(outdated or purge or replaced) and bool(seen.driver.installed_version)
     build = _build(wish, packages, seen, {} if outdated else installed)
     return Plan(
         managed=True,

@@ -312,10 +312,10 @@ def service_unit(name: str) -> str:
 
 
 def initramfs_images(root: str) -> list[str]:
-    """The images that this host's kernels start from, by path."""
+    """The images that this host's kernels start from, by path; not those of a rescue or for kdump."""
     patterns = ("boot/initrd.img-*", "boot/initramfs-*.img")
     found = (path for pattern in patterns for path in glob.glob(os.path.join(root, pattern)))
-    return [path for path in found if "rescue" not in path and os.path.isfile(path)]
+    return [path for path in found if "rescue" not in path and "kdump" not in path and os.path.isfile(path)]
 
 
 def stale_initramfs(root: str, newer_than: str) -> bool:

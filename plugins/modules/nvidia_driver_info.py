@@ -99,6 +99,10 @@ options:
     description: Whether the host's package sources are expected to have everything by now.
     type: bool
     default: false
+  persistence:
+    description: Whether nvidia-persistenced is to keep cards set up, which Ubuntu's unit of it does not.
+    type: bool
+    default: true
   sysfs:
     description: The root of sysfs.
     type: path
@@ -302,6 +306,7 @@ def main() -> None:
             "upgrading": {"type": "bool", "default": False},
             "client_units": {"type": "list", "elements": "str", "default": []},
             "ask_sources": {"type": "bool", "default": False},
+            "persistence": {"type": "bool", "default": True},
             "sysfs": {"type": "path", "default": "/sys"},
             "record_path": {"type": "path", "default": "/etc/voicefleet/nvidia_driver/record.json"},
         },
@@ -330,6 +335,7 @@ def main() -> None:
             manage_components=params["manage_components"],
             repo_url=params["repo_url"],
             ask_sources=params["ask_sources"],
+            persistence=params["persistence"],
             sysfs=params["sysfs"],
         ),
         record or {},

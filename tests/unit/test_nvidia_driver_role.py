@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import typing as t
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,91 @@ def test_removal_leaves_a_host_its_kernels(kernels: list[str], taken: list[str])
     assert sorted(found) == sorted(taken)
 
 
-def test_undoing_leaves_a_kernel_that_the_driver_broke() -> None:
-    was = {"packages": {IMAGE: "1"}, "broken": []}
-    now = {"packages": {IMAGE: "1", "dkms": "3", "hello": "2"}, "broken": [IMAGE, "dkms"]}
-    template = task("undo | Tell what came with this run or is broken")["ansible.builtin.set_fact"]
-    variables = {"nvidia_driver_state": now, "__nvidia_driver_was": was}
-    assert sorted(worked_out(template["__nvidia_driver_gone"], variables)) == ["dkms", "hello"]
+@pytest.mark.parametrize(
+    ("was", "earlier", "gone"),
+    [
+        # A kernel that was there before is broken by the driver, and stays.
+        ({"packages": {IMAGE: "1"}}, True, ["dkms", "hello"]),
+        # What somebody else broke is theirs.
+        ({"packages": {IMAGE: "1", "hello": "2"}, "broken": ["hello"]}, True, ["dkms"]),
+        # What has to go anyway is not.
+        (
+            {"packages": {"hello": "2"}, "broken": ["hello"], "plan": {"purge": ["hello"]}},
+            True,
+            [IMAGE, "dkms", "hello"],
+        ),
+        # A run that was killed brought one of them, which does not build, and the other; there was no driver.
+        (
+            {
+                "packages": {IMAGE: "1", "dkms": "3", "hello": "2"},
+                "broken": ["dkms"],
+                "record": {"packages": ["dkms", "hello", IMAGE]},
+            },
+            False,
+            ["dkms", "hello"],
+        ),
+        # It was about to replace a driver, which gets its packages back: what helps it to build may stay.
+        (
+            {
+                "packages": {IMAGE: "1", "dkms": "3", "hello": "2"},
+                "broken": ["dkms"],
+                "record": {"packages": ["dkms", "hello"]},
+            },
+            True,
+            ["dkms"],
+        ),
+    ],
+)
+def test_undoing_takes_what_is_ours_and_what_is_broken(was: Json, earlier: bool, gone: list[str]) -> None:
+    was = {"broken": [], "record": {}, "plan": {"purge": []}, **was}
+    now = {"packages": {IMAGE: "1", "dkms": "3", "hello": "2"}, "broken": ["dkms", IMAGE]}
+    now["broken"] = [*now["broken"], *(name for name in was["broken"] if name not in now["broken"])]
+    tell = task("undo | Tell what came with this role or is broken")
+    variables = {
+        "nvidia_driver_state": now,
+        "__nvidia_driver_was": was,
+        "__nvidia_driver_earlier": earlier,
+        **tell["vars"],
+    }
+    found = worked_out(tell["ansible.builtin.set_fact"]["__nvidia_driver_gone"], variables)
+    assert sorted(found) == sorted(gone)
+
+
+@pytest.mark.parametrize(
+    ("driver", "earlier"),
+    [
+        ({"installed_version": "580.159.03", "built": ["6.8.0"]}, True),
+        ({"installed_version": "580.159.03", "built": []}, False),
+        ({"installed_version": "", "built": []}, False),
+    ],
+)
+def test_a_library_without_modules_is_no_driver_of_before(driver: Json, earlier: bool) -> None:
+    keep = task("undo | Keep the reason, and whether there was a driver before")["ansible.builtin.set_fact"]
+    assert worked_out(keep["__nvidia_driver_earlier"], {"__nvidia_driver_was": {"driver": driver}}) == earlier
+
+
+@pytest.mark.parametrize(
+    ("branch", "there", "let_go", "kept"),
+    [
+        ("595", [], [], 10),
+        ("595", ["nvidia-driver*-595.*", "kmod-nvidia*-590.*", "vim-9.*"], ["kmod-nvidia*-590.*"], 9),
+        ("", ["nvidia-driver*-595.*", "vim-9.*"], ["nvidia-driver*-595.*"], 0),
+    ],
+)
+def test_dnf_keeps_one_branch_and_no_toolkit(
+    branch: str, there: list[str], let_go: list[str], kept: int
+) -> None:
+    variables = {
+        **task("dnf_locks | Keep the branch")["vars"],
+        "__nvidia_driver_branch": branch,
+        "__nvidia_driver_locks": {"stdout_lines": there},
+    }
+    assert worked_out(trusted("{{ __nvidia_driver_other }}"), variables) == let_go
+    lacking = worked_out(trusted("{{ __nvidia_driver_lacking }}"), variables)
+    assert len(lacking) == kept
+    names = [lock.rpartition("-")[0] for lock in lacking]
+    assert not [name for name in names if fnmatch("nvidia-container-toolkit", name)]
+    assert not [name for name in names if fnmatch("libnvidia-container1", name)]
 
 
 def test_what_an_undone_driver_took_comes_back_in_the_versions_of_before() -> None:
@@ -112,6 +192,7 @@ def test_the_words_tell_what_became_of_the_driver_of_before(more: Json, said: st
     }
     seen = {"__nvidia_driver_was": was, "__nvidia_driver_gone": [], "__nvidia_driver_log": {}}
     variables = {**say["vars"], **seen, "__nvidia_driver_failure": "No space left.", **more}
+    variables["__nvidia_driver_earlier"] = True
     assert said in worked_out(say["ansible.builtin.fail"]["msg"], variables)
 
 
@@ -172,6 +253,11 @@ def test_what_is_stopped_is_recorded_in_its_order() -> None:
         ),
         # What a look that is let through registers of a host that is away.
         ({"unreachable": True, "changed": False, "msg": "No route"}, False, "It does not answer (No route)."),
+        (
+            {"failed": True, "changed": False, "msg": "No space."},
+            False,
+            "Its driver cannot be told: No space.",
+        ),
     ],
 )
 def test_a_host_that_does_not_come_back_is_named_and_never_serves(
@@ -179,7 +265,10 @@ def test_a_host_that_does_not_come_back_is_named_and_never_serves(
 ) -> None:
     path = ROOT / "playbooks/tasks/driver_upgrade.yml"
     look, serve, stop = yaml.safe_load(path.read_text())[0]["rescue"]
-    assert look["ansible.builtin.include_role"]["apply"] == {"ignore_unreachable": True}
+    assert look["ansible.builtin.include_role"]["apply"] == {
+        "ignore_unreachable": True,
+        "ignore_errors": True,
+    }
     variables = {
         "inventory_hostname": "gpu2",
         "nvidia_driver_state": state,
@@ -195,6 +284,7 @@ def test_a_host_that_does_not_come_back_is_named_and_never_serves(
     # A Templar has no filters of ours where Python has imported the collection already.
     form = stop["ansible.builtin.fail"]["msg"]
     form = form.replace("ansible_failed_result | voicefleet.cosyvoice.failure_words", "said")
+    form = form.replace("nvidia_driver_state | voicefleet.cosyvoice.failure_words", "nvidia_driver_state.msg")
     message = templar.template(trusted(form))
     assert message.startswith("gpu2 stopped the upgrade, so no other host is touched.")
     assert f"Timed out waiting for the reboot. {said} Run driver_upgrade.yml again" in message

@@ -110,7 +110,12 @@ BAD = [
     (UBUNTU24, [A100], Wish(branch="580", version="595.91.07"), "is not of nvidia_driver_branch 580"),
     (replace(DEBIAN12, nvswitch=True), [A100], Wish(source="distribution"), "has no Fabric Manager"),
     (replace(DEBIAN12, secure_boot=True), [A100], Wish(), "nobody can say whether the firmware knows"),
-    (replace(DEBIAN12, secure_boot=True, key_enrolled=False), [A100], Wish(), "mokutil --import"),
+    (replace(DEBIAN12, secure_boot=True, key_enrolled=False), [A100], Wish(),
+     "mokutil --import /var/lib/dkms/mok.pub"),
+    (replace(DEBIAN12, secure_boot=True, key_enrolled=False), [A100], Wish(),
+     "first: mkdir -p /var/lib/dkms"),
+    (replace(UBUNTU24, secure_boot=True, key_enrolled=False), [A100], Wish(source="nvidia"),
+     "first: update-secureboot-policy --new-key"),
     (replace(UBUNTU24, secure_boot=True, key_enrolled=False), [A100], Wish(source="nvidia"), "Canonical"),
 ]  # fmt: skip
 

@@ -112,6 +112,9 @@ def test_kernels_that_follow_new_releases() -> None:
     installed = ["linux-image-amd64", "linux-image-6.1.0-56-amd64", "linux-image-unsigned-6.8.0-1-generic",
                  "linux-image-generic-hwe-24.04", "linux-image-amd64-dbg", "bash"]  # fmt: skip
     assert _driver_packages.kernel_metas(installed) == ["amd64", "generic-hwe-24.04"]
+    # Ubuntu's virtual machines have the generic kernel, by another name.
+    virtual = ["linux-image-virtual", "linux-image-virtual-hwe-24.04", "linux-image-generic"]
+    assert _driver_packages.kernel_metas(virtual) == ["generic", "generic-hwe-24.04"]
 
 
 @pytest.mark.parametrize(

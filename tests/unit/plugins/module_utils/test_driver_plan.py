@@ -136,6 +136,37 @@ def test_an_upgrade_drains_first_whatever_uses_the_card_now(policy: str) -> None
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("candidate", "changes"), [("535.261.03-1", False), ("535.309.01-1", True), ("", True)]
+)
+def test_another_package_of_the_driver_may_change_its_library(candidate: str, changes: bool) -> None:
+    """As where one of the same branch is there under other names; what nobody knows yet counts as that."""
+    states = {name: state for name, state in STATES.items() if name != "nvidia-smi"}
+    found = made(states=states, candidates={"nvidia-smi": candidate} if candidate else None)
+    assert found.missing == ("nvidia-smi",)
+    assert found.changes_library == changes
+    assert bool(found.problems) == changes
+
+
+def test_modules_that_come_built_go_with_their_driver() -> None:
+    built = Packages(
+        driver=("nvidia-headless-no-dkms-580-server",),
+        aside=("linux-modules-nvidia-580-server-generic", "nvlsm"),
+    )
+    installed = dict.fromkeys(built.wanted, ("installed", "580.159.03-1"))
+    newer = {"linux-modules-nvidia-580-server-generic": "6.8.0-51.52"}
+    choice = Choice("distribution", 580, "proprietary", precompiled=True)
+    driver = replace(RUNNING, installed_version="580.159.03", loaded_version="580.159.03")
+    rules = Rules(ours=True, upgrading=True)
+
+    def outdated(candidates: dict[str, str]) -> tuple[str, ...]:
+        return plan([CARD], ANY, rules, choice, built, Seen(driver, installed, candidates)).outdated
+
+    # Those of a new kernel alone are no reason to drain a host.
+    assert outdated(newer) == ()
+    assert outdated({**newer, built.driver[0]: "580.178.04-1"}) == (built.driver[0], built.aside[0])
+
+
 def test_only_an_upgrade_takes_the_newest_build_of_the_branch() -> None:
     newer = dict.fromkeys(NAMES, "535.309.01-1")
     upgrading = made(Rules(ours=True, upgrading=True), candidates=newer)
@@ -147,5 +178,8 @@ def test_only_an_upgrade_takes_the_newest_build_of_the_branch() -> None:
         made(Rules(ours=True, upgrading=True), wish=Wish(version="535.261.03"), candidates=newer).outdated
         == ()
     )
+    # A mirror that lags behind.
+    older = dict.fromkeys(NAMES, "535.230.02-1")
+    assert made(Rules(ours=True, upgrading=True), candidates=older).outdated == ()
     other = dict.fromkeys(NAMES, "580.178.04-1")
     assert made(Rules(ours=True, upgrading=True), candidates=other).outdated == ()

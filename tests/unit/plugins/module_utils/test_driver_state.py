@@ -129,6 +129,12 @@ def test_an_initramfs_older_than_the_blacklist_is_stale(tmp_path: Path) -> None:
     blacklist.touch()
     os.utime(image, (1000, 1000))
     assert _driver_state.stale_initramfs(str(tmp_path), str(blacklist))
+    # Nothing that writes images anew writes these.
+    image.unlink()
+    for other in ("initramfs-5.14.0-570.el9.x86_64kdump.img", "initramfs-0-rescue-4711.img"):
+        (tmp_path / "boot" / other).touch()
+        os.utime(tmp_path / "boot" / other, (1000, 1000))
+    assert not _driver_state.stale_initramfs(str(tmp_path), str(blacklist))
 
 
 @pytest.mark.parametrize(
