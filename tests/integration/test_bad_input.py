@@ -393,6 +393,7 @@ class Service:
                 "gpu_service_network": "bridge",
                 "gpu_service_rule": f"Host(`{self.site.id}.invalid`)",
                 "gpu_service_health_test": ["CMD", "python3", "-c", self.client],
+                "gpu_service_health_timeout_seconds": 10,  # other tests run beside
                 "gpu_service_stop_timeout_seconds": 1,
             }
         }

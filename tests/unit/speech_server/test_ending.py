@@ -39,3 +39,27 @@ def test_the_door(
     polite.asked_at -= waited_seconds
     server.frame.active = in_hand
     assert asyncio.run(polite.on_tick(1)) == closes
+
+
+@pytest.mark.parametrize(
+    ("seconds_since_a_caller", "hurried", "closes"),
+    [
+        (1, False, False),  # the router still sends callers
+        (4, False, True),
+        (1, True, True),  # somebody stops it, and waits
+    ],
+)
+def test_the_door_of_a_process_that_ends_by_itself(
+    tmp_path: Path, seconds_since_a_caller: float, hurried: bool, closes: bool
+) -> None:
+    settings = settings_for(tmp_path, linger_seconds=3)
+    server = Server(settings, StandIn(settings), WatchedProcess())
+    polite = PoliteServer(uvicorn.Config(server.frame), server)
+    polite.end_well()
+    assert polite.asked_at
+    server.frame.last_arrived = polite.asked_at - seconds_since_a_caller
+    polite.asked_at -= 60
+    if hurried:
+        polite.handle_exit(signal.SIGTERM, None)
+        assert not polite.cut_short
+    assert asyncio.run(polite.on_tick(1)) == closes

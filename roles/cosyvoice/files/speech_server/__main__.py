@@ -32,7 +32,9 @@ class PoliteServer(uvicorn.Server):
     """Uvicorn, but SIGTERM does not close the door at once.
 
     It makes the replica not ready. New requests are still taken for the linger time, and as long as
-    something is in hand; then the listener is closed and what is left is finished.
+    something is in hand; then the listener is closed and what is left is finished. A process that ends by
+    itself is in no hurry, and waits until no request has come for the linger time: on a busy host it may take
+    long before the router has noticed.
     """
 
     def __init__(self, config: uvicorn.Config, server: Server):
@@ -40,14 +42,15 @@ class PoliteServer(uvicorn.Server):
         self._server = server
         server.end = self.end_well
         self.asked_at: float | None = None
+        self.hurried = False
         self.cut_short = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: begin to end. Second: end now."""
-        if self.asked_at is None:
-            self.end_well()
-        else:
+        if self.hurried:
             self.cut_short = self.force_exit = self.should_exit = True
+        self.hurried = True
+        self.end_well()
 
     def end_well(self) -> None:
         """Not ready from now on; the end comes when what is in hand is finished."""
@@ -58,8 +61,11 @@ class PoliteServer(uvicorn.Server):
         """Called ten times a second by uvicorn; true ends its main loop."""
         if self.asked_at is not None:
             settings = self._server.settings
-            waited = time.monotonic() - self.asked_at
-            idle = self._server.frame.active == 0
+            now = time.monotonic()
+            waited = now - self.asked_at
+            idle = self._server.frame.active == 0 and (
+                self.hurried or now - self._server.frame.last_arrived >= settings.linger_seconds
+            )
             # Who was drained before is out of the router's list already.
             out = max(waited, self._server.readiness.draining_seconds())
             if (out >= settings.linger_seconds and idle) or waited >= _longest_request_seconds(settings):

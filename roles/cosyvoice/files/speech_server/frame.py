@@ -8,6 +8,7 @@ Plain ASGI, outside the framework, so that it also sees the answers that the fra
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 import uuid
@@ -49,7 +50,8 @@ class Record:
 
 
 class Frame:
-    """The outermost application. `active` counts the speech requests that are not yet answered to the end."""
+    """The outermost application. `active` counts the speech requests that are not yet answered to the end;
+    `last_arrived` is when one last came, by the monotonic clock."""
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class Frame:
         self._headers = headers
         self._stopping = stopping
         self.active = 0
+        self.last_arrived = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,6 +92,8 @@ class Frame:
 
         speech = record.path in SPEECH_PATHS
         self.active += speech
+        if speech:
+            self.last_arrived = record.arrived
         try:
             await self._app(scope, self._limited(scope, receive), framed_send)
         finally:
