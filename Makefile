@@ -27,7 +27,7 @@ test: $(BIN)/.dev $(NEWEST)/.dev ## Everything that checks this project (root, a
 	scripts/test
 
 .PHONY: test-slow
-test-slow: $(BIN)/.dev demo ## What takes long by itself: rolls on stand-in cards, Debian's real drivers (root, over two hours)
+test-slow: $(BIN)/.dev $(NEWEST)/.dev demo ## What takes long by itself: rolls on stand-in cards, Debian's real drivers (root, over two hours)
 	scripts/test-slow
 
 .PHONY: check
