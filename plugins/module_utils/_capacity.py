@@ -320,6 +320,8 @@ def _plan_card(
     elif mps and capacity:
         reason += f"; shared by MPS: {_mps_of(mps, capacity)['thread_percentage']} % of its threads each"
     elif card.compute_mode.startswith("Exclusive"):
+        if capacity > 1:
+            capacity, limit = 1, f"compute mode {card.compute_mode}"
         reason += f"; compute mode {card.compute_mode}: only one process at a time unless MPS runs"
     entry.update(_figures(found), capacity=capacity, reason=reason)
     slots = _slots(card.uuid, capacity, found.instance_mib + policy.start_mib)

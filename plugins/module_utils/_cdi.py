@@ -32,7 +32,10 @@ def card_of(device: str) -> str:
 @dataclass(frozen=True)
 class Specifications:
     """``paths``: files that hold NVIDIA's cards; ``uuids``: those named in them; ``drivers``: the versions of
-    the driver whose files they name; ``written``: the oldest, in seconds since the epoch."""
+    the driver whose files they name; ``written``: the oldest, in seconds since the epoch.
+
+    Only of the last directory that has any, as CDI's library prefers a device there to one of the same name
+    in an earlier one (container-device-interface, pkg/cdi), such as what somebody once wrote by hand."""
 
     paths: tuple[str, ...] = ()
     uuids: frozenset[str] = frozenset()
@@ -42,20 +45,24 @@ class Specifications:
 
 def look(directories: Iterable[str] = DIRECTORIES) -> Specifications:
     """Read what is there."""
+    found = [_look_into(directory) for directory in directories]
+    return next((here for here in reversed(found) if here.paths), Specifications())
+
+
+def _look_into(directory: str) -> Specifications:
     paths, uuids, drivers, written = [], set(), set(), []
-    for directory in directories:
-        for path in sorted(glob.glob(os.path.join(directory, "*"))):
-            try:
-                with open(path, encoding="utf-8", errors="replace") as file:
-                    text = file.read()
-                changed = os.stat(path).st_mtime
-            except OSError:
-                continue
-            if KIND in text:
-                paths.append(path)
-                uuids |= set(_UUID.findall(text))
-                drivers |= set(_DRIVER.findall(text))
-                written.append(changed)
+    for path in sorted(glob.glob(os.path.join(directory, "*"))):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                text = file.read()
+            changed = os.stat(path).st_mtime
+        except OSError:
+            continue
+        if KIND in text:
+            paths.append(path)
+            uuids |= set(_UUID.findall(text))
+            drivers |= set(_DRIVER.findall(text))
+            written.append(changed)
     return Specifications(tuple(paths), frozenset(uuids), frozenset(drivers), min(written, default=0.0))
 
 

@@ -68,10 +68,18 @@ def read_layout(place: str, value: Any) -> Layout:
     return sorted(value)
 
 
-def resolve(declared: Mapping[str, Any], cards: Sequence[Card]) -> dict[str, Layout]:
+def answers(card: Card) -> bool:
+    """Whether a card tells more than its name, which is all that is left of one that fell off its bus."""
+    return card.memory is not None or bool(card.mig_mode or card.architecture)
+
+
+def resolve(
+    declared: Mapping[str, Any], cards: Sequence[Card], before: Mapping[str, Layout] | None = None
+) -> dict[str, Layout]:
     """Layouts by the cards' UUIDs. A card is named by its UUID, its PCI address or its index.
 
-    ``all`` stands for every card that knows MIG and is not named by itself.
+    ``all`` stands for every card that knows MIG and is not named by itself. One that does not answer keeps
+    what was declared for it ``before``.
 
     :raises LayoutError: what is named is not there, named twice, or cannot be cut so.
     """
@@ -94,7 +102,9 @@ def resolve(declared: Mapping[str, Any], cards: Sequence[Card]) -> dict[str, Lay
         place = f"gpu_sharing_mig[{EVERY_CARD!r}]"
         layout = read_layout(place, declared[EVERY_CARD])
         able = [card for card in cards if card.uuid and can_be_cut(card)]
-        if not able and layout != OFF:
+        silent = [card.uuid for card in cards if card.uuid in (before or {}) and not answers(card)]
+        found = {**{uuid: (before or {})[uuid] for uuid in silent}, **found}
+        if not able and not silent and layout != OFF:
             raise LayoutError(
                 f"{place}: no card of this host knows MIG ({', '.join(c.name for c in cards)})."
             )
@@ -117,7 +127,7 @@ def can_be_cut(card: Card) -> bool:
 
 
 def _check(place: str, card: Card, layout: Layout) -> None:
-    if layout == OFF:
+    if layout == OFF or not answers(card):
         return
     if not can_be_cut(card):
         raise LayoutError(

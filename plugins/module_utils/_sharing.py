@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ DECLARED = "/etc/voicefleet/gpu_sharing/declared.json"
 SMI_SECONDS = 60.0
 CONTROL = "nvidia-cuda-mps-control"
 CONTROL_SECONDS = 10.0
-# What the daemon reads only as it starts.
-_OF_THE_UNIT = ("uid", "pipe_dir", "cards")
+# What the daemon reads only as it starts, beside its cards.
+_OF_THE_UNIT = ("uid", "pipe_dir")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def mps_problems(cards: Sequence[Card]) -> list[str]:
             "shares whole cards: set it to false, or declare a card as off in gpu_sharing_mig."
         ]
     found = []
-    for card in cards:
+    for card in filter(_mig.answers, cards):
         label = f"{card.name} #{card.index}"
         if card.architecture in _mps.TOO_OLD:
             found.append(
@@ -149,13 +149,18 @@ def mps_problems(cards: Sequence[Card]) -> list[str]:
     return found
 
 
-def mps_change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> str:
+def mps_change(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, here: Collection[str]
+) -> str:
     """What a new declaration means for the daemon. Each of them but V(nothing) ends every client.
 
-    Other limits do not: the daemon takes them as it runs, for clients that begin after that.
+    Other limits do not: the daemon takes them as it runs, for clients that begin after that. Nor does a card
+    that is not ``here`` any more, by UUID.
     """
     if before and after:
-        return "nothing" if all(before.get(key) == after.get(key) for key in _OF_THE_UNIT) else "restart"
+        same = all(before.get(key) == after.get(key) for key in _OF_THE_UNIT)
+        left = set(before.get("cards", ())).intersection(here)
+        return "nothing" if same and left == set(after["cards"]) else "restart"
     return "start" if after else "stop" if before else "nothing"
 
 
@@ -251,7 +256,7 @@ def as_declared(
                 _made_up(card, number, profile) for number, profile in enumerate(_list(declared[card.uuid]))
             ),
         )
-        if card.uuid in declared and declared[card.uuid] != layouts.get(card.uuid)
+        if card.uuid in declared and _mig.answers(card) and declared[card.uuid] != layouts.get(card.uuid)
         else card
         for card in cards
     ]

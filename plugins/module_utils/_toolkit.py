@@ -45,7 +45,6 @@ _REPOSITORY = re.compile(r"/libnvidia-container\b|nvidia\.github\.io/nvidia-(?:d
 # What dockerd takes to run containers with --runtime nvidia, and to give cards by CDI from 25.0 on (by itself
 # from 28.2 on; older ones pass over a feature that they do not know).
 _RUNTIME = {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}}
-_CDI = {"features": {"cdi": True}}
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,11 @@ def plan(wish: Wish, host: Host) -> Plan:
     if not host.cards:
         return Plan(False, "this host has no NVIDIA card")
     there = {name: host.packages[name] for name in PACKAGES if name in host.packages}
+    # What a toolkit that somebody removed has left behind is none.
+    used = "nvidia-container-toolkit" in there or "nvidia-container-toolkit-base" in there
     if not wish.manage:
         return Plan(False, "nvidia_container_toolkit_manage is false", problems=_only_checked(there))
-    if there and not host.ours:
+    if used and not host.ours:
         return Plan(False, "it was there before this role", problems=_only_checked(there))
     problems = _wish_problems(wish, host)
     missing = tuple(name for name in PACKAGES if name not in there)
@@ -108,7 +109,7 @@ def daemon_additions(wish: Wish, host: Host) -> dict[str, Any]:
     """What dockerd's daemon.json has to say for it; nothing on a host without cards."""
     if not host.cards:
         return {}
-    return {**_RUNTIME, **(_CDI if wish.cdi else {})}
+    return {**_RUNTIME, "features": {"cdi": wish.cdi}}
 
 
 def repository(base: str, host: Host) -> str:
@@ -151,7 +152,7 @@ def refresh_drop_in() -> str:
     """A drop-in for the unit that writes CDI specifications.
 
     They are gone after a boot, and dockerd starts no container again whose card no specification has: it has
-    to wait, though not for ever. NVIDIA has the same since 1.20.0 (NVIDIA/nvidia-container-toolkit#2019).
+    to wait, though not for ever. NVIDIA has the same in work (NVIDIA/nvidia-container-toolkit#2019).
 
     NVIDIA's own condition knows the modules nvidia.ko and nvidia-current.ko. Debian's open ones are called
     nvidia-current-open.ko, and there it would skip its work in silence.

@@ -480,7 +480,7 @@ def as_declared(
     report: Report, declared: Declaration, command: list[str], module: AnsibleModule
 ) -> list[tuple[str, str]]:
     """What is wrong with the layout of each card. Before a change, the report is made what it will be."""
-    cards = [card for card in report.cards if card.uuid in declared.mig]
+    cards = [card for card in report.cards if card.uuid in declared.mig and _mig.answers(card)]
     layouts = _sharing.look_at_layouts(command, cards, module.params["timeout_seconds"])
     wrong = _mig.differences(declared.mig, layouts, cards)
     if module.params["sharing"] is not None:

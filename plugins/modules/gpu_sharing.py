@@ -208,7 +208,7 @@ def sharing_of(
 
     :raises LayoutError: the declaration means nothing here.
     """
-    mig = _mig.resolve(params["mig"], cards)
+    mig = _mig.resolve(params["mig"], cards, before.mig)
     layouts = _sharing.look_at_layouts(command, cards, params["timeout_seconds"])
     mps = None
     shared: list[Card] = []
@@ -226,6 +226,8 @@ def sharing_of(
     sharing = Sharing(Declaration(mig, mps), layouts, problems=problems)
     for uuid, layout in mig.items():
         card = next(card for card in cards if card.uuid == uuid)
+        if not _mig.answers(card):
+            continue
         problem = _mig.check_possible(
             card, layout, _sharing.what_cards_offer(command, card, params["timeout_seconds"])
         )
@@ -234,7 +236,7 @@ def sharing_of(
         found = _mig.orders(uuid, layouts[uuid], layout)
         if found:
             sharing.orders[uuid] = found
-    sharing.mps = _sharing.mps_change(before.mps, mps)
+    sharing.mps = _sharing.mps_change(before.mps, mps, {card.uuid for card in cards})
     of_mps = [*(mps or {}).get("cards", []), *(before.mps or {}).get("cards", [])]
     return sharing, of_mps
 
@@ -276,7 +278,11 @@ def main() -> None:
         changed=bool(sharing.orders),
         declaration=sharing.wanted.as_data(),
         declared=before.as_data(),
-        before={uuid: sharing.layouts[uuid] for uuid in sharing.wanted.mig},
+        before={
+            card.uuid: sharing.layouts[card.uuid]
+            for card in cards
+            if card.uuid in sharing.wanted.mig and _mig.answers(card)
+        },
         mps_change=sharing.mps,
         mig_change=list(sharing.orders),
         orders=[f"nvidia-smi {' '.join(each)}" for orders in sharing.orders.values() for each in orders],

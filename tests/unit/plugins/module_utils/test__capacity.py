@@ -400,9 +400,9 @@ def test_prohibited_compute_mode_holds_nothing() -> None:
     assert "-c DEFAULT" in result.gpus[0]["reason"]
 
 
-def test_exclusive_compute_mode_is_told() -> None:
+def test_exclusive_compute_mode_leaves_room_for_one() -> None:
     result = planned(Card("NVIDIA L4", 23034, 556, compute_mode="Exclusive_Process"))
-    assert result.capacity == 2
+    assert result.capacity == 1
     assert "only one process at a time unless MPS runs" in result.gpus[0]["reason"]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _mig
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _mig, _sharing
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._mig import LayoutError, Possible
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_output import Card, MigDevice
 
@@ -59,6 +59,23 @@ def test_all_on_a_host_without_such_a_card() -> None:
     with pytest.raises(LayoutError, match="no card of this host knows MIG"):
         _mig.resolve({"all": ["1g.5gb"]}, [PLAIN])
     assert _mig.resolve({"all": "off"}, [PLAIN]) == {}
+
+
+def test_a_card_that_fell_off_its_bus_keeps_its_declaration_and_stops_nothing() -> None:
+    lost = Card(3, "GPU-d", "NVIDIA A100-SXM4-40GB", None, unknown="No devices were found")
+    assert not _mig.answers(lost)
+    assert all(_mig.answers(card) for card in CARDS)
+    assert _mig.resolve({"3": ["3g.20gb"]}, [*CARDS, lost]) == {"GPU-d": ["3g.20gb"]}
+    before: dict[str, _mig.Layout] = {"GPU-d": ["3g.20gb"], "GPU-b": "off"}
+    assert _mig.resolve({"all": ["1g.5gb"]}, [WHOLE, lost], before) == {
+        "GPU-a": ["1g.5gb"],
+        "GPU-d": ["3g.20gb"],
+    }
+    assert _mig.resolve({"all": ["1g.5gb"]}, [lost], before) == {"GPU-d": ["3g.20gb"]}
+    # Nor is it planned with instances that nobody can make.
+    (same,) = _sharing.as_declared([lost], {"GPU-d": ["3g.20gb"]}, {"GPU-d": "off"})
+    assert same is lost
+    assert _sharing.mps_problems([lost]) == []
 
 
 TEXT = """\

@@ -55,9 +55,13 @@ def test_what_comes_from_the_slot_is_not_the_services_to_set() -> None:
 
 def test_only_what_the_daemon_reads_at_its_start_ends_clients() -> None:
     before = {"uid": "1", "pipe_dir": "/run/a", "cards": ["GPU-a"], "thread_percentage": 100, "memory_mib": 0}
-    assert _sharing.mps_change(None, None) == "nothing"
-    assert _sharing.mps_change(None, before) == "start"
-    assert _sharing.mps_change(before, None) == "stop"
-    assert _sharing.mps_change(before, {**before, "thread_percentage": 50, "memory_mib": 9000}) == "nothing"
-    assert _sharing.mps_change(before, {**before, "uid": "2"}) == "restart"
-    assert _sharing.mps_change(before, {**before, "cards": []}) == "restart"
+    here = ["GPU-a"]
+    assert _sharing.mps_change(None, None, ()) == "nothing"
+    assert _sharing.mps_change(None, before, here) == "start"
+    assert _sharing.mps_change(before, None, here) == "stop"
+    limits = {**before, "thread_percentage": 50, "memory_mib": 9000}
+    assert _sharing.mps_change(before, limits, here) == "nothing"
+    assert _sharing.mps_change(before, {**before, "uid": "2"}, here) == "restart"
+    assert _sharing.mps_change(before, {**before, "cards": []}, here) == "restart"
+    # A card that fell off its bus leaves the others their clients.
+    assert _sharing.mps_change(before, {**before, "cards": []}, ()) == "nothing"

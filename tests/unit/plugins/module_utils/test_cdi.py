@@ -49,6 +49,18 @@ def test_specifications_of_others_are_passed_over(tmp_path: Path) -> None:
     assert found.uuids == {CARD, MIG}
 
 
+def test_what_nvidias_unit_writes_hides_what_somebody_wrote_by_hand(tmp_path: Path) -> None:
+    etc, run = tmp_path / "etc", tmp_path / "run"
+    etc.mkdir()
+    run.mkdir()
+    by_hand = write(etc, OTHER)
+    by_hand.write_text(by_hand.read_text().replace(DRIVER, "535.309.01"))
+    assert _cdi.look([str(etc), str(run)]).drivers == {"535.309.01"}
+    written = write(run, CARD)
+    found = _cdi.look([str(etc), str(run)])
+    assert (found.paths, found.uuids, found.drivers) == ((str(written),), {CARD}, {DRIVER})
+
+
 def test_stale_says_why(tmp_path: Path) -> None:
     assert _cdi.stale(_cdi.Specifications(), frozenset(), "", 0) == ""
     assert _cdi.stale(_cdi.Specifications(), frozenset({CARD}), "", 0) == "there is none"

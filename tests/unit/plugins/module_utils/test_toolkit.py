@@ -90,6 +90,14 @@ def test_what_was_there_before_is_kept_and_only_checked() -> None:
     assert "libnvidia-container1 1.19.1-1" in _toolkit.plan(WISH, mixed).problems[0]
 
 
+def test_what_a_removed_toolkit_left_behind_is_none() -> None:
+    left = dict.fromkeys(("libnvidia-container1", "libnvidia-container-tools"), "1.17.8-1")
+    plan = _toolkit.plan(WISH, replace(BARE, packages=left))
+    assert (plan.managed, plan.problems) == (True, ())
+    assert set(plan.outdated) == set(left)
+    assert len(plan.install) == len(PACKAGES)
+
+
 def test_without_management_a_missing_toolkit_is_an_error() -> None:
     (problem,) = _toolkit.plan(replace(WISH, manage=False), BARE).problems
     assert "There is no container toolkit on this host" in problem
@@ -121,4 +129,5 @@ def test_files() -> None:
 def test_daemon_additions() -> None:
     assert _toolkit.daemon_additions(WISH, BARE)["features"] == {"cdi": True}
     without = _toolkit.daemon_additions(replace(WISH, cdi=False), BARE)
-    assert list(without) == ["runtimes"]
+    # An engine that has it on by itself is told so.
+    assert without["features"] == {"cdi": False}
