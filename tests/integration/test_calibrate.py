@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,3 +274,12 @@ def test_the_playbook_with_the_speech_server(fleet: Fleet, tmp_path: Path) -> No
     ]
     assert [one for one in waves if one not in said] == []
     assert fleet.figure() == 5504
+
+
+def test_the_image_that_a_host_builds_is_brought_first() -> None:
+    """On the demo, which has no card: what is refused is that, and no longer an image that nobody named."""
+    command = ["ansible-playbook", "-i", str(ROOT / "inventories/demo"), str(ROOT / "calibrate.yml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "gpu_service_device is 'cpu'" in done.stdout + done.stderr
+    assert "gpu_service_image is empty" not in done.stdout + done.stderr
