@@ -222,6 +222,40 @@ def test_the_newest_build_is_claimed_only_where_it_was_asked_for(manager: str, s
     assert said in worked_out(variables["__nvidia_driver_fine"], {**variables, **facts})
 
 
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        ({}, True),
+        # It is there already, so nobody needs it from a mirror.
+        ({"changes": []}, False),
+        # Its sources are not written yet.
+        ({"differs": True}, False),
+        # The first driver is for site.yml.
+        ({"installed": ""}, False),
+        ({"unavailable": []}, False),
+    ],
+)
+def test_a_build_that_nobody_has_is_refused_before_any_host_is_drained(more: Json, refused: bool) -> None:
+    seen = {
+        "changes": ["nvidia-smi"],
+        "differs": False,
+        "installed": "580.1",
+        "unavailable": ["(none)"],
+        **more,
+    }
+    state = {
+        "plan": {"managed": True, "unavailable": seen["unavailable"]},
+        "driver": {"installed_version": seen["installed"]},
+        "files": [{"path": "/etc/apt/sources.list.d/voicefleet.sources", "differs": seen["differs"]}],
+    }
+    templar = Templar(
+        DataLoader(),
+        variables={"nvidia_driver_state": state, "__nvidia_driver_changes": seen["changes"]},
+    )
+    refuse = task("upgrade_plan | Refuse what cannot be had")
+    assert all(templar.evaluate_conditional(one) for one in refuse["when"]) == refused
+
+
 def test_what_is_stopped_is_recorded_in_its_order() -> None:
     """It is started again from the last one on; a run that was killed has stopped some before."""
     units, services = [f"client-{number}" for number in range(9)], ["nvidia-persistenced", "nvlsm"]
