@@ -173,11 +173,6 @@ def test_host_after_host_and_nobody_is_cut_off(fleet: Fleet) -> None:
 
     told = fleet.upgrade("--check")
     assert told.count(f"Driver {FIRST} (loaded: {FIRST}) becomes {NEXT}") == 3
-    said = fleet.fails(nvidia_driver_version="580.999.01")
-    assert "do not have what is asked for: nvidia-kernel-open-dkms (" in said
-    assert "Nothing was changed" in said
-    assert "stopped the upgrade" not in said
-    assert fleet.drivers() == [(FIRST, FIRST)] * 3
 
     # Somebody took the second one out, and it stays so.
     fleet.play(ROOT / "drain.yml", host=fleet.hosts[1].name)
