@@ -102,9 +102,10 @@ def resolve(
         place = f"gpu_sharing_mig[{EVERY_CARD!r}]"
         layout = read_layout(place, declared[EVERY_CARD])
         able = [card for card in cards if card.uuid and can_be_cut(card)]
-        silent = [card.uuid for card in cards if card.uuid in (before or {}) and not answers(card)]
-        found = {**{uuid: (before or {})[uuid] for uuid in silent}, **found}
-        if not able and not silent and layout != OFF:
+        silent = {card.uuid for card in cards if not answers(card)}
+        kept = {uuid: there for uuid, there in (before or {}).items() if uuid in silent}
+        found = {**kept, **found}
+        if not able and not kept and layout != OFF:
             raise LayoutError(
                 f"{place}: no card of this host knows MIG ({', '.join(c.name for c in cards)})."
             )

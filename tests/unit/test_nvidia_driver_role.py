@@ -248,9 +248,14 @@ def test_a_build_that_nobody_has_is_refused_before_any_host_is_drained(more: Jso
         "driver": {"installed_version": seen["installed"]},
         "files": [{"path": "/etc/apt/sources.list.d/voicefleet.sources", "differs": seen["differs"]}],
     }
+    differ = trusted(yaml.safe_load((ROLE / "vars/main.yml").read_text()))["__nvidia_driver_sources_differ"]
     templar = Templar(
         DataLoader(),
-        variables={"nvidia_driver_state": state, "__nvidia_driver_changes": seen["changes"]},
+        variables={
+            "nvidia_driver_state": state,
+            "__nvidia_driver_changes": seen["changes"],
+            "__nvidia_driver_sources_differ": differ,
+        },
     )
     refuse = task("upgrade_plan | Refuse what cannot be had")
     assert all(templar.evaluate_conditional(one) for one in refuse["when"]) == refused
