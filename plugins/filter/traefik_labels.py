@@ -160,6 +160,7 @@ _value:
     traefik.http.routers.speech.service: speech
     traefik.http.services.speech.loadbalancer.server.port: "7860"
     traefik.http.services.speech.loadbalancer.strategy: p2c
+    traefik.http.services.speech.loadbalancer.responseforwarding.flushinterval: "0"
 """
 
 

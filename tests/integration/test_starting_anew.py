@@ -75,8 +75,14 @@ def test_replicas_start_anew_one_at_a_time_and_nobody_is_lost(lab: Any, tmp_path
     url = f"http://{traefik.ports['80']}"
     with (
         Watch(service, floor=1, slots=2, versions=["model@r1"]) as watch,
+        # Kept-alive connections lose some behind Traefik, with nothing replaced: see SpeechKind.
         OpenLoad(
-            url, RATE_PER_SECOND, kind="speech", host="tts.test", patience_seconds=PATIENCE_SECONDS
+            url,
+            RATE_PER_SECOND,
+            kind="speech",
+            host="tts.test",
+            new_connections=1.0,
+            patience_seconds=PATIENCE_SECONDS,
         ) as load,
     ):
         while not all(container.attrs["RestartCount"] for container in containers):

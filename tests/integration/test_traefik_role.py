@@ -26,16 +26,20 @@ from typing import Any
 
 import docker
 import pytest
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._route_labels import labels_of
 
 ROOT = Path(__file__).parents[2]
-# A replica: GET tells its name, /slow speaks for 4 s, POST is refused with 503 where BUSY is set.
+# A replica: GET tells its name, /slow speaks for 4 s, POST is refused with 503 where BUSY is set,
+# in two pieces with a pause between them, as on a busy host.
 BACKEND = """
 import http.server, os, time
 class Answer(http.server.BaseHTTPRequestHandler):
     def reply(self, status, body):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Retry-After", "1")
         self.end_headers()
+        time.sleep(0.3 if status == 503 else 0)
         self.wfile.write(body)
     def do_GET(self):
         if not self.path.endswith("/slow"):
@@ -147,11 +151,16 @@ class Site:
             network=self.id,
             labels={
                 "vf.test": self.id,
-                "traefik.enable": "true",
-                "traefik.http.routers.speech.entrypoints": "web",
-                "traefik.http.routers.speech.rule": "PathPrefix(`/speech`)",
-                "traefik.http.routers.speech.middlewares": "security-headers@file,retry@file",
-                "traefik.http.services.speech.loadbalancer.server.port": "8000",
+                **labels_of(
+                    {
+                        "name": "speech",
+                        "rule": "PathPrefix(`/speech`)",
+                        "port": 8000,
+                        "middlewares": ["security-headers@file", "retry@file"],
+                        # In turn: p2c would know who is busy by requests in hand, and these have none.
+                        "strategy": "wrr",
+                    }
+                ),
             },
             detach=True,
         )
@@ -336,9 +345,24 @@ def test_a_labelled_container_is_routed(site: Site) -> None:
 def test_what_a_full_replica_refuses_another_takes(site: Site) -> None:
     site.replica("busy", BUSY="yes")
     seconds_until(lambda: site.servers() == 2)
-    assert [site.fetch("/speech", b"text")[:2] for _ in range(10)] == [(200, "one")] * 10
+    answers = [site.fetch("/speech", b"text") for _ in range(10)]
+    assert [answer[:2] for answer in answers] == [(200, "one")] * 10
+    assert [answer[2]["Content-Length"] for answer in answers] == ["3"] * 10, "heads that Traefik lost"
     site.container("busy").remove(force=True)
     seconds_until(lambda: site.servers() == 1)
+
+
+def test_what_all_replicas_refuse_is_a_refusal_to_the_caller(site: Site) -> None:
+    site.container("one").remove(force=True)
+    site.replica("busy", BUSY="yes")
+    site.replica("busy-too", BUSY="yes")
+    seconds_until(lambda: site.servers() == 2)
+    answers = [site.fetch("/speech", b"text") for _ in range(5)]
+    assert [(status, headers["Retry-After"]) for status, _body, headers in answers] == [(503, "1")] * 5
+    for name in ("busy", "busy-too"):
+        site.container(name).remove(force=True)
+    site.replica("one")
+    seconds_until(lambda: site.fetch("/speech")[0] == 200)
 
 
 def test_a_killed_replica_is_out_of_rotation_within_a_second(site: Site) -> None:

@@ -20,6 +20,7 @@ def test_the_fewest_labels() -> None:
         "traefik.http.routers.tts.service": "tts",
         "traefik.http.services.tts.loadbalancer.server.port": "7860",
         "traefik.http.services.tts.loadbalancer.strategy": "p2c",
+        "traefik.http.services.tts.loadbalancer.responseforwarding.flushinterval": "0",
     }
 
 
@@ -68,7 +69,14 @@ def test_without_a_rule_there_is_only_the_service() -> None:
     assert {key: value for key, value in labels.items() if ".tts-lb." in key} == {
         "traefik.http.services.tts-lb.loadbalancer.server.port": "7860",
         "traefik.http.services.tts-lb.loadbalancer.strategy": "wrr",
+        "traefik.http.services.tts-lb.loadbalancer.responseforwarding.flushinterval": "0",
     }
+    assert check_labels(labels) == []
+
+
+def test_when_an_answer_is_flushed_can_be_said() -> None:
+    flush = "traefik.http.services.tts.loadbalancer.responseforwarding.flushinterval"
+    assert labels_of({**ROUTE, "extra": {flush: "1s"}})[flush] == "1s"
 
 
 @pytest.mark.parametrize("service", ["tts", "{replica}", "speech@file"])
