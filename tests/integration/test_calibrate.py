@@ -23,6 +23,8 @@ from gpu_host.host import ROOT, GpuHost, HostError
 from patience import until
 from recorded_voices import STAND_IN_PLACE, bring_stand_in
 
+pytestmark = pytest.mark.slow
+
 SUPPORT = Path(__file__).parents[1] / "support"
 PLAYBOOK = SUPPORT / "hard_service/playbook.yml"
 SERVER = "/opt/hard/server.py"  # on the host

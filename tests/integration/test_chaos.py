@@ -37,6 +37,8 @@ from invariants import Watch, list_containers
 from open_load import OpenLoad, Report
 from patience import until
 
+pytestmark = pytest.mark.slow
+
 SERVER = Path(__file__).parents[1] / "support/hard_service/server.py"
 REPLICAS = 3
 SHORT = {0.5: 3, 1: 2, 2: 1}

@@ -22,6 +22,8 @@ from image_site import ROOT, ImageSite, Run
 from patience import until
 from recorded_voices import model
 
+pytestmark = pytest.mark.slow
+
 LOCK = ROOT / "roles/cosyvoice/files/cosyvoice3/new_torch.txt"
 # Of the profile's packages what the server and the stand-in import; what these need comes along.
 PACKAGES = {"av", "fastapi", "numpy", "prometheus-client", "python-multipart", "pyyaml", "uvicorn"}

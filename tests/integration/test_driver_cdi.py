@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from gpu_host.host import CARD, HERE, SLEEPS, GpuHost, bare_variables
 
+pytestmark = pytest.mark.slow
+
 FIRST, NEXT = "595.71.05", "595.84"
 LIBRARY = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so"
 

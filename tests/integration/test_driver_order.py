@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from gpu_host.host import CARD, ROOT, SLEEPS, SYSFS, GpuHost, HostError, bare_variables, hard_service
 
+pytestmark = pytest.mark.slow
+
 FIRST, NEXT = "580.159.03", "580.178.04"
 # systemd's ids of the messages that a unit was started and stopped: sd-messages.h.
 STARTED, STOPPED = "39f53479d3a045ac8e11786248231fbf", "9d1aaa27d60140bd96365438aad20286"

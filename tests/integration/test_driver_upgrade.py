@@ -24,6 +24,8 @@ from gpu_host.host import ROOT, SYSFS, GpuHost, HostError, bare_variables, hard_
 from open_load import OpenLoad
 from patience import until
 
+pytestmark = pytest.mark.slow
+
 CARD = {"name": "NVIDIA GeForce RTX 4090", "total": 24564, "reserved": 346}
 FIRST, NEXT, BROKEN = "580.159.03", "580.178.04", "590.48.01"
 PLAYBOOK = ROOT / "driver_upgrade.yml"

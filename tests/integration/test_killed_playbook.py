@@ -27,6 +27,8 @@ from invariants import Watch, list_containers
 from open_load import OpenLoad
 from patience import until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PLAYBOOK = ROOT / "tests/support/hard_service/playbook.yml"
 DATA_DIR = Path("/var/lib/voicefleet")

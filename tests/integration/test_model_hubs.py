@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 from model_hub import Faults, ModelHub
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "roles/model_weights/files/requirements.txt"
 MODULE = "ansible_collections.voicefleet.cosyvoice.plugins.modules.model_weights"

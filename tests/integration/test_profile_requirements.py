@@ -19,6 +19,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "roles/cosyvoice/files/cosyvoice3"
 PYTHONS = {"upstream_pins": "3.10", "new_torch": "3.11"}
 PLATFORMS = ("2_28", "2_27", "2_26", "2_24", "2_17", "2_12", "2_5")

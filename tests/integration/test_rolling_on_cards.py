@@ -26,6 +26,8 @@ from open_load import OpenLoad, Report
 from open_load_sender import Outcome
 from patience import until
 
+pytestmark = pytest.mark.slow
+
 SUPPORT = Path(__file__).parents[1] / "support"
 PLAYBOOK = SUPPORT / "hard_service/playbook.yml"
 SERVER = "/opt/hard/server.py"  # on the host

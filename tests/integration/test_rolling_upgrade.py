@@ -174,7 +174,9 @@ def test_a_rollback(fleet: Fleet) -> None:
     assert fleet.has("1"), fleet.revisions()
 
 
-@pytest.mark.parametrize("what", BAD)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[] if what == "never healthy" else pytest.mark.slow) for what in BAD]
+)
 def test_an_upgrade_to_something_bad_leaves_what_was(fleet: Fleet, what: str) -> None:
     fleet.bring("1")
     before = fleet.ids()
@@ -189,6 +191,7 @@ def test_an_upgrade_to_something_bad_leaves_what_was(fleet: Fleet, what: str) ->
     assert fleet.has("1"), fleet.revisions()
 
 
+@pytest.mark.slow
 def test_where_the_second_fails_the_first_goes_back_too_if_that_is_asked_for(fleet: Fleet) -> None:
     fleet.bring("1")
     before = fleet.ids()
@@ -208,6 +211,7 @@ def test_where_the_second_fails_the_first_goes_back_too_if_that_is_asked_for(fle
     assert fleet.ids()[f"{SERVICE}-1"] != before[f"{SERVICE}-1"]
 
 
+@pytest.mark.slow
 def test_other_options_of_the_load_balancer(fleet: Fleet) -> None:
     """Two containers that give one service of Traefik's different options would be 404 for all."""
     fleet.bring("1")
@@ -219,6 +223,7 @@ def test_other_options_of_the_load_balancer(fleet: Fleet) -> None:
     assert fleet.has("1"), fleet.revisions()
 
 
+@pytest.mark.slow
 def test_scaling_down_and_up_again(fleet: Fleet) -> None:
     fleet.bring("1")
     before = fleet.ids()
@@ -230,6 +235,7 @@ def test_scaling_down_and_up_again(fleet: Fleet) -> None:
     assert fleet.ids()[f"{SERVICE}-1"] == before[f"{SERVICE}-1"]
 
 
+@pytest.mark.slow
 def test_draining_a_replica_and_letting_it_serve_again(fleet: Fleet) -> None:
     fleet.bring("1")
     before = fleet.ids()
@@ -241,6 +247,7 @@ def test_draining_a_replica_and_letting_it_serve_again(fleet: Fleet) -> None:
     assert fleet.ids() == before
 
 
+@pytest.mark.slow
 def test_enough_was_asked_and_nothing_lost(fleet: Fleet) -> None:
     """None lost of n bounds the share that is lost at 3/n, with 95 % confidence."""
     ok = sum(len(report.ok) for report in fleet.reports)

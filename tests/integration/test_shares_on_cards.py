@@ -21,6 +21,8 @@ from gpu_host.host import GpuHost, HostError
 from invariants import Watch, list_containers
 from open_load import OpenLoad
 
+pytestmark = pytest.mark.slow
+
 SUPPORT = Path(__file__).parents[1] / "support"
 SERVER = "/opt/hard/server.py"  # on the host
 CARD = "GPU-48000000-0000-4000-8000-000000000048"

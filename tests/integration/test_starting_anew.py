@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pytest
 import requests
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._traefik_api import Snapshot
 from invariants import Watch
@@ -43,6 +44,7 @@ def addresses(containers: list[Any]) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_replicas_start_anew_one_at_a_time_and_nobody_is_lost(lab: Any, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     service = f"{lab.id}-tts"

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from gpu_host.host import GpuHost, HostError
 
+pytestmark = pytest.mark.slow
+
 SUPPORT = Path(__file__).parents[1] / "support"
 ONE_BY_ONE = SUPPORT / "hard_service/hosts.yml"
 SERVER = "/opt/hard/server.py"  # on the hosts

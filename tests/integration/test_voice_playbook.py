@@ -23,6 +23,8 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _voice
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._wave import read_channels
 from recorded_voices import PORT, start_replicas, tone
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ANSIBLE_PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 WORDS = "This is what is said in it."

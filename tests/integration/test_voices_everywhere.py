@@ -18,6 +18,8 @@ import pytest
 import yaml
 from recorded_voices import start_replicas, voice
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SERVICE = "tts"
 # What the role does before anything changes, what it does then, and what verify.yml asks of it afterwards.

@@ -20,6 +20,8 @@ from gpu_host.host import IMAGES, ROOT, GpuHost, HostError, bare_variables, refe
 from recorded_voices import STAND_IN_PLACE as PLACE
 from recorded_voices import bring_stand_in
 
+pytestmark = pytest.mark.slow
+
 MODELS = "/var/lib/voicefleet/models/Fun-CosyVoice3-0.5B-2512"
 
 
