@@ -54,7 +54,8 @@ options:
         description: >-
           Name of the service that the router uses, if it is not one of its own: that of another route of
           the same container, or one that is defined elsewhere, with its provider, such as V(speech@file).
-          Then the route defines no service, and O(_input[].port) and O(_input[].strategy) are refused.
+          Then the route defines no service, and O(_input[].port), O(_input[].strategy) and
+          O(_input[].flush_interval) are refused.
         type: str
       port:
         description: >-
@@ -80,6 +81,17 @@ options:
         type: str
         choices: [wrr, p2c, hrw, leasttime]
         default: p2c
+      flush_interval:
+        description:
+          - >-
+            How often an answer of known length is passed on while it comes, such as V(100ms), which is
+            Traefik's default; V(0) is at its end only. What streams, in chunks or as events, is passed on at
+            once.
+          - >-
+            Use V(0) with a middleware that tries again after a status: with Traefik 3.7 an answer that was
+            held back, and whose body took longer than this, was a 200 without headers to its caller
+            (U(https://github.com/traefik/traefik/pull/13874)).
+        type: str
       tls:
         description: >-
           Whether the router serves TLS; or a dictionary with C(certresolver), C(options), and C(domains),
@@ -160,7 +172,6 @@ _value:
     traefik.http.routers.speech.service: speech
     traefik.http.services.speech.loadbalancer.server.port: "7860"
     traefik.http.services.speech.loadbalancer.strategy: p2c
-    traefik.http.services.speech.loadbalancer.responseforwarding.flushinterval: "0"
 """
 
 

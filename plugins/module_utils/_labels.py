@@ -225,6 +225,11 @@ def _check_value(key: str, value: str, kind: str) -> LabelProblem | None:
     return None
 
 
+def is_duration(value: str) -> bool:
+    """Whether Traefik reads it as a duration: seconds, or numbers with their units."""
+    return bool(_DURATION.fullmatch(value))
+
+
 def is_port(value: str) -> bool:
     """Whether the value is a TCP port."""
     return _INT.fullmatch(value) is not None and 1 <= int(value) <= 65535

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._route_labels import (
+    SERVICE_OPTIONS,
     RouteError,
     place_of,
     router_of,
@@ -25,7 +26,7 @@ def file_router(route: Any) -> dict[str, Any]:
     :raises RouteError: the route has an unknown option, a bad value, or one that only a service has.
     """
     where = place_of(1, route)
-    for option in ("port", "strategy", "extra"):
+    for option in (*SERVICE_OPTIONS, "extra"):
         if route.get(option) is not None:
             raise RouteError(f"{where}: {option}: a router in a file has none; give it to the service")
     router = router_of(where, route)

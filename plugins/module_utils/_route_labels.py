@@ -20,22 +20,18 @@ from typing import Any
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._labels import (
     STRATEGIES,
     check_label,
+    is_duration,
     is_port,
 )
 
 _ROUTER_OPTIONS = ("entrypoints", "middlewares", "tls", "priority", "service")
-_OPTIONS = ("name", "rule", "port", "strategy", "extra", *_ROUTER_OPTIONS)
+SERVICE_OPTIONS = ("port", "strategy", "flush_interval")
+_OPTIONS = ("name", "rule", *SERVICE_OPTIONS, "extra", *_ROUTER_OPTIONS)
 _TLS_OPTIONS = ("certresolver", "options", "domains")
 _DOMAIN_OPTIONS = ("main", "sans")
 # The placeholders are those of a replica's specification: every replica fills in its own name or number.
 _NAME = re.compile(r"(\{replica\}|\{number\}|[A-Za-z0-9])(\{replica\}|\{number\}|[A-Za-z0-9_-])*")
 _SERVICE = re.compile(_NAME.pattern + r"(@[a-z]+)?")
-# Its default, 100 ms, spoils refusals: Traefik's retry holds back the answer of a replica whose place another
-# takes, but not the flush of it, and an answer that is flushed without its head is a 200. Measured with 3.7,
-# a refusal whose body came 0.3 s after its head, as from a busy host: a 200 to its caller 5 times of 5, and
-# with "0" (no flush before the end) a 503 5 times of 5. What streams, chunks and events, is flushed at once
-# whatever this is. https://github.com/traefik/traefik/pull/13874
-_FLUSH = "traefik.http.services.{}.loadbalancer.responseforwarding.flushinterval"
 
 
 class RouteError(ValueError):
@@ -77,8 +73,7 @@ def labels_of(routes: Any, network: str | None = None) -> dict[str, str]:
         if route.get("rule") is not None:
             routers.append((where, router_of(where, route)))
             built.update(_router_labels(routers[-1][1]))
-        service = _service_labels(where, route)
-        built.update(service)
+        built.update(_service_labels(where, route))
         if route["name"] in seen:
             raise RouteError(f"{where}: an earlier route has this name; give every route its own")
         seen.add(route["name"])
@@ -87,8 +82,6 @@ def labels_of(routes: Any, network: str | None = None) -> dict[str, str]:
             if labels.get(key, value) != value:
                 raise RouteError(f'{where}: extra label "{key}" is already "{labels[key]}"; leave it out')
             labels[key] = value
-        if service:
-            labels.setdefault(_FLUSH.format(route["name"]), "0")
     if not routers:
         raise RouteError(
             "no route has a rule, and for a container without a router Traefik makes one of its own on every "
@@ -193,7 +186,7 @@ def _service_labels(where: str, route: Mapping[str, Any]) -> dict[str, str]:
                 "it out"
             )
     elif route.get("service") is not None:
-        for option in ("port", "strategy"):
+        for option in SERVICE_OPTIONS:
             if route.get(option) is not None:
                 raise RouteError(
                     f"{where}: {option}: it belongs to the service {route['service']}; leave it out here"
@@ -206,7 +199,16 @@ def _service_labels(where: str, route: Mapping[str, Any]) -> dict[str, str]:
     if strategy not in STRATEGIES:
         raise RouteError(f"{where}: strategy: one of {', '.join(STRATEGIES)} is wanted, not {strategy!r}")
     service = f"traefik.http.services.{name}.loadbalancer"
-    return {f"{service}.server.port": str(int(str(port))), f"{service}.strategy": strategy}
+    labels = {f"{service}.server.port": str(int(str(port))), f"{service}.strategy": strategy}
+    if route.get("flush_interval") is not None:
+        interval = str(route["flush_interval"])
+        if not is_duration(interval):
+            raise RouteError(
+                f"{where}: flush_interval: a duration such as 100ms is wanted, or 0 for no flush before the "
+                f"end, not {interval!r}"
+            )
+        labels[f"{service}.responseforwarding.flushinterval"] = interval
+    return labels
 
 
 def _tls(where: str, tls: Any) -> dict[str, Any] | None:

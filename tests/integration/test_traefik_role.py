@@ -29,8 +29,8 @@ import pytest
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._route_labels import labels_of
 
 ROOT = Path(__file__).parents[2]
-# A replica: GET tells its name, /slow speaks for 4 s, POST is refused with 503 where BUSY is set,
-# in two pieces with a pause between them, as on a busy host.
+# A replica: GET tells its name, /slow speaks for 4 s, POST is refused with 503 where BUSY is set: after so
+# many seconds, in two pieces with a pause between them, as on a busy host.
 BACKEND = """
 import http.server, os, time
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -52,7 +52,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
             time.sleep(0.5)
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.reply(503 if os.environ.get("BUSY") else 200, os.environ["NAME"].encode())
+        busy = os.environ.get("BUSY")
+        if busy:
+            time.sleep(float(busy))
+            print("refused", flush=True)
+        self.reply(503 if busy else 200, os.environ["NAME"].encode())
     def log_message(self, *args): pass
 http.server.ThreadingHTTPServer(("", 8000), Answer).serve_forever()
 """
@@ -109,6 +113,7 @@ class Site:
             "traefik_websecure_port": self.websecure,
             "traefik_admin_port": self.admin,
             "traefik_docker_constraints": f"Label(`vf.test`, `{self.id}`)",
+            "traefik_retry_timeout": "2s",
         }
 
     def play(
@@ -159,6 +164,7 @@ class Site:
                         "middlewares": ["security-headers@file", "retry@file"],
                         # In turn: p2c would know who is busy by requests in hand, and these have none.
                         "strategy": "wrr",
+                        "flush_interval": "0",
                     }
                 ),
             },
@@ -343,7 +349,7 @@ def test_a_labelled_container_is_routed(site: Site) -> None:
 
 
 def test_what_a_full_replica_refuses_another_takes(site: Site) -> None:
-    site.replica("busy", BUSY="yes")
+    site.replica("busy", BUSY="0")
     seconds_until(lambda: site.servers() == 2)
     answers = [site.fetch("/speech", b"text") for _ in range(10)]
     assert [answer[:2] for answer in answers] == [(200, "one")] * 10
@@ -354,11 +360,23 @@ def test_what_a_full_replica_refuses_another_takes(site: Site) -> None:
 
 def test_what_all_replicas_refuse_is_a_refusal_to_the_caller(site: Site) -> None:
     site.container("one").remove(force=True)
-    site.replica("busy", BUSY="yes")
-    site.replica("busy-too", BUSY="yes")
+    site.replica("busy", BUSY="0")
+    site.replica("busy-too", BUSY="0")
     seconds_until(lambda: site.servers() == 2)
     answers = [site.fetch("/speech", b"text") for _ in range(5)]
     assert [(status, headers["Retry-After"]) for status, _body, headers in answers] == [(503, "1")] * 5
+    for name in ("busy", "busy-too"):
+        site.container(name).remove(force=True)
+
+
+def test_who_waited_long_for_a_refusal_waits_no_longer(site: Site) -> None:
+    for name in ("busy", "busy-too"):
+        site.replica(name, BUSY="1.5")
+    seconds_until(lambda: site.servers() == 2)
+    status, _body, headers = site.fetch("/speech", b"text")
+    assert (status, headers["Retry-After"]) == (503, "1")
+    refusals = [site.container(name).logs().count(b"refused") for name in ("busy", "busy-too")]
+    assert sum(refusals) == 2, "three attempts are allowed, and time for two of 1.5 s"
     for name in ("busy", "busy-too"):
         site.container(name).remove(force=True)
     site.replica("one")

@@ -53,6 +53,7 @@ def test_tls_is_there_or_not(tls: Any, body: Any) -> None:
         ({"entrypoint": "web"}, "unknown option 'entrypoint'; did you mean 'entrypoints'"),
         ({"port": 80}, "port: a router in a file has none"),
         ({"strategy": "p2c"}, "strategy: a router in a file has none"),
+        ({"flush_interval": "0"}, "flush_interval: a router in a file has none"),
         ({"tls": {"certResolver": "le"}}, "unknown option 'certResolver'"),
         ({"priority": "high"}, "priority: an integer"),
     ],

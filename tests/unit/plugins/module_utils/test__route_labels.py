@@ -20,7 +20,6 @@ def test_the_fewest_labels() -> None:
         "traefik.http.routers.tts.service": "tts",
         "traefik.http.services.tts.loadbalancer.server.port": "7860",
         "traefik.http.services.tts.loadbalancer.strategy": "p2c",
-        "traefik.http.services.tts.loadbalancer.responseforwarding.flushinterval": "0",
     }
 
 
@@ -31,6 +30,7 @@ def test_everything_a_route_can_say() -> None:
         "entrypoints": ["web", "websecure"],
         "middlewares": ["tts@file", "auth@file"],
         "strategy": "wrr",
+        "flush_interval": 0,
         "priority": 10,
         "tls": {
             "certresolver": "le",
@@ -55,6 +55,7 @@ def test_everything_a_route_can_say() -> None:
         "tls.domains[0].sans": "b.example",
     }
     assert labels["traefik.http.services.tts.loadbalancer.passhostheader"] == "false"
+    assert labels["traefik.http.services.tts.loadbalancer.responseforwarding.flushinterval"] == "0"
     assert check_labels(labels) == []
 
 
@@ -69,14 +70,7 @@ def test_without_a_rule_there_is_only_the_service() -> None:
     assert {key: value for key, value in labels.items() if ".tts-lb." in key} == {
         "traefik.http.services.tts-lb.loadbalancer.server.port": "7860",
         "traefik.http.services.tts-lb.loadbalancer.strategy": "wrr",
-        "traefik.http.services.tts-lb.loadbalancer.responseforwarding.flushinterval": "0",
     }
-    assert check_labels(labels) == []
-
-
-def test_when_an_answer_is_flushed_can_be_said() -> None:
-    flush = "traefik.http.services.tts.loadbalancer.responseforwarding.flushinterval"
-    assert labels_of({**ROUTE, "extra": {flush: "1s"}})[flush] == "1s"
 
 
 @pytest.mark.parametrize("service", ["tts", "{replica}", "speech@file"])
@@ -105,6 +99,11 @@ def test_a_service_may_be_defined_by_a_label_of_ones_own() -> None:
         ([{"name": "tts", "rule": "Path(`/`)", "service": "a.b"}], "service: the name of a service"),
         ([{"name": "tts", "rule": "Path(`/`)", "service": ""}], "service: the name of a service"),
         ([{**ROUTE, "service": "speech@file"}], "port: it belongs to the service speech@file"),
+        (
+            [{"name": "tts", "rule": "Path(`/`)", "service": "tts@file", "flush_interval": 0}],
+            "flush_interval: it belongs",
+        ),
+        ([{**ROUTE, "flush_interval": "soon"}], "or 0 for no flush before the end, not 'soon'"),
         (
             [{"name": "tts", "rule": "Path(`/`)", "service": "tts@file", "strategy": "wrr"}],
             "strategy: it belongs",

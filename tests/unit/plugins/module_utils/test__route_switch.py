@@ -86,7 +86,6 @@ def test_what_is_carried_is_word_for_word_but_for_the_port() -> None:
     assert to_carry([{}, own(C), old], A, B, 8000) == {
         f"traefik.http.services.{A}.loadbalancer.server.port": "8000",
         f"traefik.http.services.{A}.loadbalancer.strategy": "p2c",
-        f"traefik.http.services.{A}.loadbalancer.responseforwarding.flushinterval": "0",
         f"traefik.http.services.{A}.loadbalancer.sticky.cookie": "true",
         LABEL_CARRIED: A,
     }
