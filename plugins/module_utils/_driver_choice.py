@@ -36,7 +36,7 @@ _GRACE_HOPPER = frozenset({0x2342, 0x2345, 0x2348})
 _RELEASES = {
     "Debian": ("12", "13"),
     "Ubuntu": ("22.04", "24.04", "26.04"),
-    "RedHat": ("8", "9", "10"),
+    "RedHat": ("9", "10"),
 }
 
 
@@ -257,8 +257,8 @@ def _wish_problems(wish: Wish, host: Host, source: str) -> tuple[str, ...]:
     if host.release not in releases:
         problems.append(
             f"This role installs no driver on {host.name}. It does on Debian 12 and 13, Ubuntu 22.04, "
-            "24.04 and 26.04, and RHEL 8 to 10 and its relatives. Elsewhere install one another way and set "
-            "nvidia_driver_manage to false."
+            "24.04 and 26.04, and RHEL 9 and 10 and their relatives. Elsewhere install one another way and "
+            "set nvidia_driver_manage to false."
         )
     elif host.kind == "RedHat" and source == "distribution":
         problems.append(

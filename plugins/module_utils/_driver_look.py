@@ -90,6 +90,7 @@ def look(request: Request, record: Json) -> Json:
             nvlink5,
         )
     )
+    wanted = _driver_packages.with_mps(wanted, choice, host, states)
     candidates = _driver_state.candidates(wanted.wanted)
     if request.ask_sources and host.kind == "RedHat":
         candidates = _driver_state.dnf_candidates(wanted.if_there)

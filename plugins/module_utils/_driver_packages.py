@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._driver_choice import Choice, Host
 
+MPS = "nvidia-cuda-mps"
 # From here on NVIDIA's packages for Ubuntu bear no branch in their names.
 _FIRST_UNSUFFIXED = 590
 # Packages that are the driver, or a part of it that has to be of the same version; not the container toolkit.
@@ -25,13 +26,25 @@ DRIVER_PATTERN = re.compile(
 )
 
 
+# Those that bring its modules, built or to be built.
+_MODULES = re.compile(
+    r"^(nvidia-.*-dkms|nvidia-dkms.*|nvidia-headless-.*|nvidia-driver(-\d+.*|-open)?|nvidia-open"
+    r"|cuda-drivers.*|a?kmod-nvidia.*|linux-modules-nvidia-.*|linux-objects-nvidia-.*)$"
+)
+
+
+def with_modules(names: Iterable[str]) -> bool:
+    """Whether a package is among them that brings the driver's modules, not only its libraries."""
+    return any(_MODULES.match(name) for name in names)
+
+
 @dataclass(frozen=True)
 class Packages:
     """What a host needs.
 
     ``tools`` first, as DKMS builds what comes after; ``driver`` is of one version throughout; ``aside`` has
     versions of its own. ``if_there``: left out where the host's sources lack it. ``exclude``: what must not
-    stay. ``stream``: the module stream of RHEL 8 and 9, "" elsewhere.
+    stay. ``stream``: the module stream of RHEL 9, "" elsewhere.
     """
 
     tools: tuple[str, ...] = ()
@@ -239,17 +252,24 @@ def _fabric_manager(choice: Choice, host: Host) -> tuple[str, ...]:
     return ("nvidia-fabricmanager",)
 
 
+def with_mps(wanted: Packages, choice: Choice, host: Host, names: Iterable[str]) -> Packages:
+    """The same, with Debian's MPS daemon among the driver's packages where it is there (in ``names``).
+
+    It has to be of the driver's version, and its package depends on none.
+    """
+    if host.kind == "Debian" and choice.source == "distribution" and wanted.driver and MPS in names:
+        return replace(wanted, driver=(*wanted.driver, MPS))
+    return wanted
+
+
 def _redhat(
     choice: Choice, host: Host, kernels: Sequence[str], fabric: tuple[str, ...], subnet: tuple[str, ...]
 ) -> Packages:
     own, other = "kmod-nvidia-open-dkms", "kmod-nvidia-latest-dkms"
     if choice.flavour == "proprietary":
         own, other = other, own
-    headers = ("kernel-devel", "kernel-headers")
-    if host.release != "8":
-        headers = ("kernel-devel-matched", "kernel-headers")
     return Packages(
-        tools=(*headers, "dkms", "openssl"),
+        tools=("kernel-devel-matched", "kernel-headers", "dkms", "openssl"),
         driver=(own, "nvidia-driver-cuda", *fabric),
         aside=subnet,
         # Those of the newest kernel come with the tools.

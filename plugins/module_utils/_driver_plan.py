@@ -65,7 +65,14 @@ def plan(
     """See the classes."""
     if not cards:
         return Plan(False, "this host has no NVIDIA card")
-    foreign = bool(seen.driver.installed_version) and not rules.ours
+    # A library by itself, as tools that watch cards bring one, is none.
+    complete = bool(
+        seen.driver.built
+        or seen.driver.loaded_version
+        or seen.driver.installer
+        or _driver_packages.with_modules(seen.states)
+    )
+    foreign = bool(seen.driver.installed_version) and complete and not rules.ours
     if not rules.manage:
         return _only_checked(cards, choice, seen.driver, "nvidia_driver_manage is false")
     if foreign and not rules.replace:

@@ -119,21 +119,22 @@ def repository(base: str, host: Host) -> str:
     return f"{base.rstrip('/')}/stable/deb/{_ARCHITECTURES.get(host.architecture, host.architecture)}"
 
 
-def files(wish: Wish, host: Host) -> list[tuple[str, str, str]]:
+def files(wish: Wish, host: Host, managed: bool = True) -> list[tuple[str, str, str]]:
     """(path, content, part) of each file that keeps it as it was chosen.
 
-    ``part``: before (packages are chosen by it), or after.
+    ``part``: before (packages are chosen by it), or after: what brings containers back after a boot, beside a
+    toolkit that was there before too.
     """
     url = repository(wish.repo_url, host)
     found = []
-    if host.family == "RedHat":
+    if managed and host.family == "RedHat":
         if wish.manage_repo:
             found.append((REPOSITORY_RPM, _yum(url), "before"))
-    else:
+    elif managed:
         if wish.manage_repo:
             found.append((SOURCES, _HEAD + stanza(url, "/", "", KEY), "before"))
         found.append((PINS, pins(wish.version), "before"))
-    if wish.cdi:
+    if wish.cdi and wish.manage and host.cards:
         found.append((REFRESH_DROP_IN, refresh_drop_in(), "after"))
         found.append((ENGINE_DROP_IN, engine_drop_in(), "after"))
     return found

@@ -14,19 +14,21 @@ from dataclasses import asdict
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import (
     _cdi,
     _driver_state,
+    _nvidia_smi,
     _pci,
     _toolkit,
 )
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._engine_info import (
     package_sources,
-    run,
     which,
 )
+from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._nvidia_smi_output import SmiError
 from ansible_collections.voicefleet.cosyvoice.plugins.module_utils._role_file import planned
 
 Json = dict[str, t.Any]
 
 _MODES = ("--query-gpu=uuid,mig.mode.current", "--format=csv,noheader")
+_ANSWER_SECONDS = 60.0
 _NO_SPECIFICATIONS = {"paths": [], "devices": [], "answers": False, "stale": ""}
 
 
@@ -51,7 +53,7 @@ def look(wish: _toolkit.Wish, family: str, architecture: str, sysfs: str, record
             "url": _toolkit.repository(wish.repo_url, host),
             "key": _toolkit.KEY_RPM if family == "RedHat" else _toolkit.KEY,
         },
-        "files": [planned(*one) for one in _toolkit.files(wish, host)] if plan.managed else [],
+        "files": [planned(*one) for one in _toolkit.files(wish, host, plan.managed)],
         "all_files": [path for path in _toolkit.ALL if os.path.exists(path)],
         "daemon_additions": _toolkit.daemon_additions(wish, host),
         "cdi": _specifications(sysfs) if cards and wish.cdi else _NO_SPECIFICATIONS,
@@ -62,13 +64,24 @@ def _specifications(sysfs: str) -> Json:
     found = _cdi.look()
     driver = _driver_state.loaded_version(sysfs)
     smi = which("nvidia-smi")
-    told = [run(smi, *asked) for asked in (_MODES, ("-L",))] if smi and which("nvidia-ctk") else []
+    modes, listing = _told(smi) if smi and which("nvidia-ctk") else ((1, ""), (1, ""))
     # A card that is lost is no reason not to write those of the others, and makes a poor comparison.
-    sound = bool(told) and all(one.returncode == 0 for one in told)
-    cards = _cdi.to_give(*(one.stdout for one in told)) if sound else frozenset()
+    sound = modes[0] == listing[0] == 0
+    cards = _cdi.to_give(modes[1], listing[1]) if sound else frozenset()
     return {
-        "answers": any("(UUID: GPU-" in one.stdout for one in told),
+        "answers": "(UUID: GPU-" in listing[1],
         "paths": list(found.paths),
         "devices": sorted(found.uuids),
         "stale": _cdi.stale(found, cards, driver, _driver_state.library_changed()),
     }
+
+
+def _told(smi: str) -> tuple[tuple[int, str], tuple[int, str]]:
+    """Exit code and words of the two questions; of a card that hangs none, and neither is asked again."""
+    try:
+        return (
+            _nvidia_smi.order([smi], list(_MODES), _ANSWER_SECONDS),
+            _nvidia_smi.order([smi], ["-L"], _ANSWER_SECONDS),
+        )
+    except SmiError:
+        return (1, ""), (1, "")

@@ -231,7 +231,7 @@ def test_an_unsupported_distribution(refuse: Refuse, tmp_path: Path) -> None:
         interpreter.chmod(0o755)
         return {"ansible_python_interpreter": str(interpreter)}
 
-    remedies = ["Debian 12 and newer", "Ubuntu 22.04 and newer", "RHEL 8", "preflight_distribution to false"]
+    remedies = ["Debian 12 and newer", "Ubuntu 22.04 and newer", "RHEL 9", "preflight_distribution to false"]
     refuse(
         {
             "old": (host("Ubuntu", "20.04"), ["old runs Ubuntu 20.04", *remedies]),
@@ -431,6 +431,7 @@ def all_of(revision: str) -> dict[str, tuple[str, str]]:
     return {f"-{number}": (revision, "running") for number in (1, 2, 3)}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_is_taken_up_by_the_next(site: Site, base_image: str) -> None:
     service = Service(site, base_image)
 

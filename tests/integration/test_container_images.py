@@ -200,6 +200,7 @@ def test_what_an_interrupted_run_left_is_cleaned_up(
         container.reload()
 
 
+@pytest.mark.slow
 def test_an_image_of_ones_own_on_top_of_the_base(
     engine: docker.DockerClient, site: Site, built: Run, tmp_path: Path
 ) -> None:
@@ -310,6 +311,7 @@ def test_a_mirror_out_of_reach_is_told_with_the_files_that_name_it(
     assert tags(engine, site) == before
 
 
+@pytest.mark.slow
 def test_exported_images_load_on_a_host_without_a_network(
     engine: docker.DockerClient, site: Site, built: Run, tmp_path: Path
 ) -> None:
@@ -350,6 +352,7 @@ def test_exported_images_load_on_a_host_without_a_network(
     site.good(wanted=["traefik", "socket_proxy", "base"])
 
 
+@pytest.mark.slow
 def test_the_same_image_gives_the_same_archive(site: Site, built: Run, tmp_path: Path) -> None:
     for number in ("1", "2"):
         site.good(
@@ -398,6 +401,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_registrys_image_is_pulled_by_digest_through_a_mirror(
     engine: docker.DockerClient, site: Site, built: Run, registry: str
 ) -> None:
@@ -432,6 +436,7 @@ def test_a_registrys_image_is_pulled_by_digest_through_a_mirror(
         engine.images.get(f"{pushed}@{digest}")
 
 
+@pytest.mark.slow
 def test_absent_takes_what_is_ours_and_nothing_else(engine: docker.DockerClient, tmp_path: Path) -> None:
     site = Site(tmp_path)
     folder = tmp_path / "small"

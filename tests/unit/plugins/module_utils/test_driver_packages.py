@@ -108,6 +108,22 @@ def test_fabric_manager_comes_with_nvswitches(
     assert "nvlsm" not in wanted.driver
 
 
+def test_debians_mps_daemon_goes_with_debians_driver() -> None:
+    there = ["nvidia-cuda-mps", "bash"]
+
+    def driver(source: str, host: Host, names: list[str]) -> tuple[str, ...]:
+        wanted = packages(choice(source, 535), host, [], [])
+        return _driver_packages.with_mps(wanted, choice(source, 535), host, names).driver
+
+    assert driver("distribution", DEBIAN, there)[-1] == "nvidia-cuda-mps"
+    for source, host, names in (
+        ("distribution", DEBIAN, ["bash"]),
+        ("nvidia", DEBIAN, there),
+        ("distribution", UBUNTU, there),
+    ):
+        assert "nvidia-cuda-mps" not in driver(source, host, names)
+
+
 def test_kernels_that_follow_new_releases() -> None:
     installed = ["linux-image-amd64", "linux-image-6.1.0-56-amd64", "linux-image-unsigned-6.8.0-1-generic",
                  "linux-image-generic-hwe-24.04", "linux-image-amd64-dbg", "bash"]  # fmt: skip

@@ -61,6 +61,29 @@ def test_a_package_that_is_half_configured_is_missing() -> None:
     assert made(states=states).missing == ("nvidia-open-kernel-dkms",)
 
 
+LIBRARY = replace(BARE, installed_version="535.261.03")
+
+
+def test_a_library_alone_is_no_driver() -> None:
+    found = made(Rules(), LIBRARY, {"libnvidia-ml1": ("installed", "535.261.03-1")})
+    assert found.managed
+    assert set(NAMES) <= set(found.missing)
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "nvidia-kernel-dkms",
+        "nvidia-dkms-580-server",
+        "kmod-nvidia-open-dkms",
+        "linux-modules-nvidia-580-server-generic",
+        "nvidia-driver-550",
+    ],
+)
+def test_a_driver_whose_modules_are_not_built_is_one(package: str) -> None:
+    assert not made(Rules(), LIBRARY, {package: ("installed", "535.261.03-1")}).managed
+
+
 def test_a_driver_that_was_there_before_is_kept() -> None:
     found = made(Rules())
     assert not found.managed

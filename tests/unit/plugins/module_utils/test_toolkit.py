@@ -104,6 +104,16 @@ def test_without_management_a_missing_toolkit_is_an_error() -> None:
     assert _toolkit.plan(replace(WISH, manage=False), OURS).problems == ()
 
 
+def test_beside_a_toolkit_of_the_users_there_is_what_brings_containers_back() -> None:
+    there = replace(OURS, ours=False)
+    assert not _toolkit.plan(WISH, there).managed
+    files = _toolkit.files(WISH, there, managed=False)
+    assert [path for path, _content, _part in files] == [_toolkit.REFRESH_DROP_IN, _toolkit.ENGINE_DROP_IN]
+    for left_alone in (replace(WISH, manage=False), replace(WISH, cdi=False)):
+        assert _toolkit.files(left_alone, there, managed=False) == []
+    assert _toolkit.files(WISH, replace(there, cards=0), managed=False) == []
+
+
 def test_files() -> None:
     written = {path: content for path, content, _part in _toolkit.files(WISH, BARE)}
     assert list(written) == [
