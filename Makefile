@@ -23,11 +23,11 @@ demo-destroy: $(BIN)/.run ## Take the demo down again
 	$(BIN)/ansible-playbook $(DEMO) destroy.yml
 
 .PHONY: test
-test: $(BIN)/.dev $(NEWEST)/.dev ## Everything that checks this project (root, about an hour)
+test: $(BIN)/.dev $(NEWEST)/.dev ## What checks this project, with real parts (root, about 40 minutes)
 	scripts/test
 
 .PHONY: test-slow
-test-slow: $(BIN)/.dev $(NEWEST)/.dev demo ## What takes long by itself: rolls on stand-in cards, Debian's real drivers (root, over two hours)
+test-slow: $(BIN)/.dev $(NEWEST)/.dev demo ## What takes hours: every step killed, real drivers built, hosts rebooted (root)
 	scripts/test-slow
 
 .PHONY: check
