@@ -23,7 +23,7 @@ demo-destroy: $(BIN)/.run ## Take the demo down again
 	$(BIN)/ansible-playbook $(DEMO) destroy.yml
 
 .PHONY: test
-test: $(BIN)/.dev $(NEWEST)/.dev ## What checks this project, with real parts (root, about 40 minutes)
+test: $(BIN)/.dev $(NEWEST)/.dev ## What checks this project, with real parts (root, about 45 minutes)
 	scripts/test
 
 .PHONY: test-slow
