@@ -24,8 +24,6 @@ DRIVER_PATTERN = re.compile(
     r"|cuda-drivers.*|kmod-nvidia.*|nvidia-smi|nvidia-utils(-\d+.*)?|libcuda1|libnvidia-ml1"
     r"|libnvidia-compute(-\d+.*)?)$"
 )
-
-
 # Those that bring its modules, built or to be built.
 _MODULES = re.compile(
     r"^(nvidia-.*-dkms|nvidia-dkms.*|nvidia-headless-.*|nvidia-driver(-\d+.*|-open)?|nvidia-open"

@@ -64,24 +64,21 @@ def _specifications(sysfs: str) -> Json:
     found = _cdi.look()
     driver = _driver_state.loaded_version(sysfs)
     smi = which("nvidia-smi")
-    modes, listing = _told(smi) if smi and which("nvidia-ctk") else ((1, ""), (1, ""))
+    told = _told(smi) if smi and which("nvidia-ctk") else []
     # A card that is lost is no reason not to write those of the others, and makes a poor comparison.
-    sound = modes[0] == listing[0] == 0
-    cards = _cdi.to_give(modes[1], listing[1]) if sound else frozenset()
+    sound = bool(told) and all(code == 0 for code, _words in told)
+    cards = _cdi.to_give(*(words for _code, words in told)) if sound else frozenset()
     return {
-        "answers": "(UUID: GPU-" in listing[1],
+        "answers": any("(UUID: GPU-" in words for _code, words in told),
         "paths": list(found.paths),
         "devices": sorted(found.uuids),
         "stale": _cdi.stale(found, cards, driver, _driver_state.library_changed()),
     }
 
 
-def _told(smi: str) -> tuple[tuple[int, str], tuple[int, str]]:
-    """Exit code and words of the two questions; of a card that hangs none, and neither is asked again."""
+def _told(smi: str) -> list[tuple[int, str]]:
+    """Exit code and words of both questions; nothing where a card hangs, which is asked no second one."""
     try:
-        return (
-            _nvidia_smi.order([smi], list(_MODES), _ANSWER_SECONDS),
-            _nvidia_smi.order([smi], ["-L"], _ANSWER_SECONDS),
-        )
+        return [_nvidia_smi.order([smi], list(asked), _ANSWER_SECONDS) for asked in (_MODES, ("-L",))]
     except SmiError:
-        return (1, ""), (1, "")
+        return []

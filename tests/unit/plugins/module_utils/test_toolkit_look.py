@@ -13,7 +13,11 @@ from ansible_collections.voicefleet.cosyvoice.plugins.module_utils import _pci, 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 # A process that waits for a dead card cannot be killed, which only a kernel can play; this one leaves a child
 # that holds its output open.
-HANGS = "#!/bin/sh\ntrap '' TERM\nsleep 600\n"
+HANGS = """#!/bin/sh
+echo "$1" >> "${0%/*}/asked"
+trap '' TERM
+sleep 600
+"""
 ANSWERS = f"""#!/bin/sh
 case "$1" in
 -L) echo "GPU 0: NVIDIA L4 (UUID: {UUID})" ;;
@@ -49,3 +53,4 @@ def test_a_card_that_hangs_costs_one_wait_and_no_traceback(
     found = specifications(tmp_path, monkeypatch, HANGS)
     assert (found["answers"], found["stale"]) == (False, "")
     assert time.monotonic() - begun < 60
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
