@@ -23,7 +23,7 @@ demo-destroy: $(BIN)/.run ## Take the demo down again
 	$(BIN)/ansible-playbook $(DEMO) destroy.yml
 
 .PHONY: test
-test: $(BIN)/.dev $(NEWEST)/.dev ## What checks this project, with real parts (root, about 45 minutes)
+test: $(BIN)/.dev $(NEWEST)/.dev ## What checks this project, with real parts (root, about half an hour)
 	scripts/test
 
 .PHONY: test-slow
@@ -31,7 +31,7 @@ test-slow: $(BIN)/.dev $(NEWEST)/.dev demo ## What takes hours: every step kille
 	scripts/test-slow
 
 .PHONY: check
-check: $(BIN)/.dev ## What can be checked in a minute, without root and without an engine
+check: $(BIN)/.dev ## What can be checked in minutes, without root and without an engine
 	scripts/check
 
 .PHONY: bench

@@ -337,6 +337,7 @@ def test_more_replicas_than_fit(refuse: Refuse, site: Site, tmp_path: Path) -> N
     refuse({"bad": (gpu, words)})
 
 
+@pytest.mark.slow
 def test_a_mirror_out_of_reach(refuse: Refuse) -> None:
     """The one fault that shows only when something is fetched; nothing of what was begun stays."""
     words = [

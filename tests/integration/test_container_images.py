@@ -184,6 +184,7 @@ def test_only_what_changed_is_built_again_and_wheels_are_kept(
     engine.images.remove(run.refs["traefik"], force=True)
 
 
+@pytest.mark.slow
 def test_what_an_interrupted_run_left_is_cleaned_up(
     engine: docker.DockerClient, site: Site, built: Run
 ) -> None:
@@ -229,6 +230,7 @@ def test_an_image_of_ones_own_on_top_of_the_base(
         engine.images.remove(reference)
 
 
+@pytest.mark.slow
 def test_wheels_for_another_python_are_refused(
     engine: docker.DockerClient, site: Site, built: Run, tmp_path: Path
 ) -> None:
@@ -288,6 +290,7 @@ def test_bad_input_is_refused_before_anything_is_done(
     assert tags(engine, site) == before
 
 
+@pytest.mark.slow
 def test_a_mirror_out_of_reach_is_told_with_the_files_that_name_it(
     engine: docker.DockerClient, site: Site, built: Run
 ) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from gpu_host.host import GpuHost, HostError
 
+pytestmark = pytest.mark.slow
+
 CARD = "GPU-24000000-0000-4000-8000-000000000001"
 OTHER = "GPU-12000000-0000-4000-8000-000000000002"
 RTX_4090 = {"uuid": CARD, "name": "NVIDIA GeForce RTX 4090", "total": 24564, "reserved": 346}

@@ -139,6 +139,7 @@ def fleet(engine: docker.DockerClient, base_image: str) -> Iterator[Fleet]:
     assert made.containers() == ()
 
 
+@pytest.mark.slow
 def test_an_upgrade_of_what_starts_slowly_and_speaks_long(fleet: Fleet) -> None:
     fleet.bring("1")
     before = fleet.ids()
@@ -163,6 +164,7 @@ def test_an_upgrade_of_what_starts_slowly_and_speaks_long(fleet: Fleet) -> None:
     assert set(fleet.ids().values()).isdisjoint(before.values())
 
 
+@pytest.mark.slow
 def test_a_rollback(fleet: Fleet) -> None:
     if not fleet.has("2"):
         fleet.bring("1")

@@ -310,7 +310,6 @@ CASES = {
 }
 # Each takes a minute; these are as different as they come.
 QUICK = (
-    "upgraded on a free slot, and one more",
     "restored, and on to another",
     "removed, and back to what ran",
 )

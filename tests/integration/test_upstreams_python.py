@@ -25,6 +25,8 @@ import pytest
 from patience import until
 from recorded_voices import model, voice
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "roles/cosyvoice/files/cosyvoice3"
 DEADLINE_SECONDS = 5  # what is spoken here takes less than one

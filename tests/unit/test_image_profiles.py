@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +97,3 @@ def test_a_profile_is_locked_and_light(name: str) -> None:
         "torchcodec",
     }
     assert int(versions["setuptools"].split(".")[0]) < 81
-
-
-def test_the_server_runs_on_upstreams_python() -> None:
-    """On 3.10, wherever the tests run; tests/integration/test_upstreams_python.py starts it there."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--python-version=3.10", "roles/cosyvoice/files/speech_server"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -379,6 +379,7 @@ def test_three_failures_in_a_row_start_the_process_anew(serve: Callable[..., Liv
         eventually(ended.is_set)
 
 
+@pytest.mark.slow
 def test_a_process_that_has_served_enough_drains_and_ends_well(
     spawn: Callable[..., Spawned], tmp_path: Path
 ) -> None:
@@ -424,6 +425,7 @@ def test_a_process_waits_with_starting_anew_until_its_neighbour_serves(
         eventually(ended.is_set)
 
 
+@pytest.mark.slow
 def test_hundreds_of_requests_with_callers_who_leave(serve: Callable[..., Live]) -> None:
     """Nothing hangs, nothing leaks: no thread, no state in the model, no file."""
     live = serve(max_queued=8, deadline_seconds=60)

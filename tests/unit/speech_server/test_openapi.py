@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from conftest import HERE, Live, running
 from cosyvoice3_support import cosyvoice3_settings
 from speech_server.engines.cosyvoice3 import CosyVoice3Engine
+
+pytestmark = pytest.mark.slow
 
 # At most so many are made up for an operation; those derived from the document itself come on top.
 CASES = int(os.environ.get("VOICEFLEET_OPENAPI_CASES", "15"))

@@ -163,6 +163,7 @@ def in_hand(process: Spawned) -> dict[str, float]:
     return {name: metric(process, name) for name in ("in_flight", "queued", "open_requests")}
 
 
+@pytest.mark.slow
 def test_callers_who_leave_whenever_they_like(
     spawn: Callable[..., Spawned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

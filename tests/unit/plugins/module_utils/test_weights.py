@@ -273,16 +273,15 @@ def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"files": {"../outside": b"x"}},
-        {"files": {"a/../../outside": b"x"}},
-        {"files": {"/etc/voicefleet-outside": b"x"}},
-        {"member": link("llm.pt", "/etc/shadow")},
-        {"member": link("Blank", "/etc")},
-        {"member": link("llm.pt", "cosyvoice3.yaml", tarfile.LNKTYPE)},
-        {"member": link("pipe", "", tarfile.FIFOTYPE)},
-        {"member": link("disk", "", tarfile.BLKTYPE)},
+        pytest.param({"files": {"../outside": b"x"}}, id="a name above"),
+        pytest.param({"files": {"a/../../outside": b"x"}}, id="a name above from below"),
+        pytest.param({"files": {"/etc/voicefleet-outside": b"x"}}, id="an absolute name"),
+        pytest.param({"member": link("llm.pt", "/etc/shadow")}, id="a link to a file"),
+        pytest.param({"member": link("Blank", "/etc")}, id="a link to a directory"),
+        pytest.param({"member": link("llm.pt", "cosyvoice3.yaml", tarfile.LNKTYPE)}, id="a hard link"),
+        pytest.param({"member": link("pipe", "", tarfile.FIFOTYPE)}, id="a pipe"),
+        pytest.param({"member": link("disk", "", tarfile.BLKTYPE)}, id="a device"),
     ],
-    ids=str,
 )
 def test_an_archive_that_reaches_outside_is_refused_as_a_whole(
     site: Site, tmp_path: Path, bad: dict[str, t.Any]
