@@ -2,26 +2,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Three stand-in GPU hosts, bare at first: site.yml lays all down, driver_upgrade.yml changes their driver.
 
-Before them stands a real Traefik that asks each host for its health, and a load that leaves on a clock goes
-through it all the time. Driver packages, modprobe, rmmod and cards are stand-ins.
+What goes wrong on the way is tested here; that nobody is cut off, in molecule/driver_upgrade. Driver
+packages, modprobe, rmmod and cards are stand-ins.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-import yaml
 from gpu_host.host import ROOT, SYSFS, GpuHost, HostError, bare_variables, hard_service
-from open_load import OpenLoad
 from patience import until
 
 pytestmark = pytest.mark.slow
@@ -36,10 +31,10 @@ REPLICA = ("--filter", "label=voicefleet.role=replica")
 
 
 class Fleet:
-    """The hosts by their names, and a Traefik before them."""
+    """The hosts, and the playbooks on them."""
 
-    def __init__(self, lab: Any, hosts: list[GpuHost], scratch: Path) -> None:
-        self.lab, self.hosts, self.scratch = lab, hosts, scratch
+    def __init__(self, hosts: list[GpuHost], scratch: Path) -> None:
+        self.hosts, self.scratch = hosts, scratch
 
     def bare(self) -> None:
         for number, host in enumerate(self.hosts, 1):
@@ -96,36 +91,6 @@ class Fleet:
             for host in self.hosts
         ]
 
-    def edge(self) -> str:
-        """The address of a Traefik that sends callers to the hosts that can serve.
-
-        A host that is drained whole says 503, with Retry-After. Trying another one at once (middleware retry
-        with a status) is no way: 4 of 3110 answers came without their headers then.
-        """
-        balancer = {
-            "servers": [{"url": f"http://{host.address}"} for host in self.hosts],
-            "healthCheck": {"path": "/healthz", "interval": "500ms", "timeout": "3s"},
-        }
-        dynamic = {
-            "http": {
-                "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "hosts"}},
-                "services": {"hosts": {"loadBalancer": balancer}},
-            }
-        }
-        folder = self.scratch / "dynamic"
-        folder.mkdir()
-        (folder / "hosts.yml").write_text(yaml.safe_dump(dynamic), encoding="utf-8")
-        edge = f"http://{self.lab.traefik(dynamic=folder).ports['80']}"
-        until("known to the edge", lambda: is_served(edge))
-        return edge
-
-
-def is_served(address: str) -> bool:
-    try:
-        return requests.get(f"{address}/healthz", timeout=10).ok
-    except requests.RequestException:
-        return False
-
 
 @pytest.fixture(scope="module")
 def names() -> list[str]:
@@ -144,8 +109,8 @@ def hosts(names: list[str]) -> Iterator[list[GpuHost]]:
 
 
 @pytest.fixture
-def fleet(lab: Any, hosts: list[GpuHost], tmp_path: Path) -> Fleet:
-    return Fleet(lab, hosts, tmp_path)
+def fleet(hosts: list[GpuHost], tmp_path: Path) -> Fleet:
+    return Fleet(hosts, tmp_path)
 
 
 def test_a_card_that_nouveau_holds_takes_a_reboot_and_all_but_replicas_is_there(fleet: Fleet) -> None:
@@ -168,33 +133,18 @@ def test_a_card_that_nouveau_holds_takes_a_reboot_and_all_but_replicas_is_there(
     assert len(first.docker("ps", "--quiet", *REPLICA).split()) == 2
 
 
-def test_host_after_host_and_nobody_is_cut_off(fleet: Fleet) -> None:
+def test_what_becomes_of_each_is_told_and_then_done(fleet: Fleet) -> None:
     fleet.site()
     assert fleet.drivers() == [(FIRST, FIRST)] * 3
     assert fleet.serving() == [2, 2, 2]
 
     told = fleet.upgrade("--check")
     assert told.count(f"Driver {FIRST} (loaded: {FIRST}) becomes {NEXT}") == 3
+    assert fleet.drivers() == [(FIRST, FIRST)] * 3
 
-    # Somebody took the second one out, and it stays so.
-    fleet.play(ROOT / "drain.yml", host=fleet.hosts[1].name)
-    began = time.time()
-    with OpenLoad(fleet.edge(), 4, retry_seconds=10) as load:
-        load.wait_for_more(10)
-        fleet.upgrade()
-        load.wait_for_more(10)
-    print(load.report())
-    load.report().assert_lossless(at_least=100)
+    fleet.upgrade()
     assert fleet.drivers() == [(NEXT, NEXT)] * 3
-    assert fleet.serving() == [2, 0, 2]
-    assert all(host.overfilled(began) == [] for host in fleet.hosts)
-    turns = fleet.loaded_at()
-    assert all(after - before > 5 for before, after in pairwise(turns)), turns
-    fleet.play(ROOT / "undrain.yml", host=fleet.hosts[1].name)
     assert fleet.serving() == [2, 2, 2]
-
-    assert "Nothing to do: driver" in fleet.upgrade()
-    assert fleet.drivers() == [(NEXT, NEXT)] * 3
 
 
 def test_a_card_that_somebody_else_uses_stops_it_before_anything_changed(fleet: Fleet) -> None:
@@ -290,7 +240,7 @@ def test_policy_reboot_reboots_whatever_runs(fleet: Fleet) -> None:
 def test_a_host_that_does_not_answer_after_its_reboot_stops_it(fleet: Fleet) -> None:
     """The last one, as the host stays away."""
     first = fleet.hosts[0]
-    others = Fleet(fleet.lab, fleet.hosts[1:], fleet.scratch)
+    others = Fleet(fleet.hosts[1:], fleet.scratch)
     loaded = others.loaded_at()
     first.cards(fleet.cards(1, faults=[{"on": "unload"}]))
     subprocess.run(["docker", "update", "--restart=no", first.name], check=True)
