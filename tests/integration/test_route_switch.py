@@ -32,8 +32,14 @@ STRATEGY = {"tts-lbaaaaaa": "p2c", "tts-lbbbbbbb": "wrr", "tts-lbcccccc": "hrw"}
 A, B, C = STRATEGY
 # The base image has Python and no shell.
 PYTHON = ["python3", "-I", "-S", "-c"]
+# Traefik lists what is healthy, so that has to mean that it listens: on a busy machine that takes seconds.
+IS_HEALTHY = f"""
+import os, socket
+assert not os.path.exists("/tmp/drain")
+socket.create_connection(("127.0.0.1", {PORT}), 10)
+"""
 HEALTHY = {
-    "test": ["CMD", *PYTHON, "import os, sys; sys.exit(os.path.exists('/tmp/drain'))"],
+    "test": ["CMD", *PYTHON, IS_HEALTHY],
     "interval": 5 * 10**8,
     "timeout": 10 * 10**9,
     "retries": 1,

@@ -60,6 +60,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args): pass
 http.server.ThreadingHTTPServer(("", 8000), Answer).serve_forever()
 """
+LISTENS = "import socket; socket.create_connection(('127.0.0.1', 8000), 10)"
 # Run inside the inner network, as whoever broke into Traefik would: one line "status method path" a request.
 ASK = """
 import http.client, sys
@@ -154,6 +155,12 @@ class Site:
             name=f"{self.id}-{name}",
             environment={"NAME": name, **environment},
             network=self.id,
+            # Traefik lists what is healthy: what does not listen yet would be a 502.
+            healthcheck={
+                "test": ["CMD", "python3", "-ISc", LISTENS],
+                "interval": 3 * 10**8,
+                "timeout": 10 * 10**9,
+            },
             labels={
                 "vf.test": self.id,
                 **labels_of(
@@ -170,6 +177,13 @@ class Site:
             },
             detach=True,
         )
+
+    def retire(self, *names: str) -> None:
+        """Remove these replicas; Traefik has forgotten them then."""
+        others = self.servers() - len(names)
+        for name in names:
+            self.container(name).remove(force=True)
+        seconds_until(lambda: self.servers() == others)
 
     def fetch(self, path: str, body: bytes | None = None) -> tuple[int, str, email.message.Message]:
         """Status, body and headers of a request through Traefik's entry point web."""
@@ -208,7 +222,7 @@ class Site:
             network.remove()
 
 
-def seconds_until(true: Callable[[], bool], limit: float = 20) -> float:
+def seconds_until(true: Callable[[], bool], limit: float = 60) -> float:
     """How long it took to become true."""
     begin = time.monotonic()
     while not true():
@@ -354,19 +368,17 @@ def test_what_a_full_replica_refuses_another_takes(site: Site) -> None:
     answers = [site.fetch("/speech", b"text") for _ in range(10)]
     assert [answer[:2] for answer in answers] == [(200, "one")] * 10
     assert [answer[2]["Content-Length"] for answer in answers] == ["3"] * 10, "heads that Traefik lost"
-    site.container("busy").remove(force=True)
-    seconds_until(lambda: site.servers() == 1)
+    site.retire("busy")
 
 
 def test_what_all_replicas_refuse_is_a_refusal_to_the_caller(site: Site) -> None:
-    site.container("one").remove(force=True)
+    site.retire("one")
     site.replica("busy", BUSY="0")
     site.replica("busy-too", BUSY="0")
     seconds_until(lambda: site.servers() == 2)
     answers = [site.fetch("/speech", b"text") for _ in range(5)]
     assert [(status, headers["Retry-After"]) for status, _body, headers in answers] == [(503, "1")] * 5
-    for name in ("busy", "busy-too"):
-        site.container(name).remove(force=True)
+    site.retire("busy", "busy-too")
 
 
 def test_who_waited_long_for_a_refusal_waits_no_longer(site: Site) -> None:
@@ -377,8 +389,7 @@ def test_who_waited_long_for_a_refusal_waits_no_longer(site: Site) -> None:
     assert (status, headers["Retry-After"]) == (503, "1")
     refusals = [site.container(name).logs().count(b"refused") for name in ("busy", "busy-too")]
     assert sum(refusals) == 2, "three attempts are allowed, and time for two of 1.5 s"
-    for name in ("busy", "busy-too"):
-        site.container(name).remove(force=True)
+    site.retire("busy", "busy-too")
     site.replica("one")
     seconds_until(lambda: site.fetch("/speech")[0] == 200)
 
@@ -435,7 +446,7 @@ def test_restarts_in_any_order_end_in_the_same_routes(site: Site) -> None:
     # The proxy was away, and with it the stream of events: a new container is seen all the same.
     site.replica("late")
     seconds_until(lambda: site.servers() == 2)
-    site.container("late").remove(force=True)
+    site.retire("late")
 
 
 def test_a_changed_password_file_is_taken_over(site: Site) -> None:
