@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: Voicefleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Callers at URL, four a second, until there is a file ENOUGH; fails if one of them was not answered whole.
+"""Callers, four a second, until there is a certain file; fails if one of them was not answered whole.
 
-python callers.py URL ENOUGH
+python callers.py URL FILE
 """
 
 from __future__ import annotations
