@@ -240,6 +240,7 @@ def test_an_unsupported_distribution(refuse: Refuse, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_too_old(refuse: Refuse, engine: docker.DockerClient) -> None:
     version = engine.version()["Version"]
     refuse(
@@ -256,6 +257,7 @@ def test_an_engine_that_is_too_old(refuse: Refuse, engine: docker.DockerClient) 
     )
 
 
+@pytest.mark.slow
 def test_image_sources_that_lack_what_they_need(refuse: Refuse) -> None:
     def traefik_from(**source: str) -> Variables:
         return {"container_images_sources": {"traefik": source}}

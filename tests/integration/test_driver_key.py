@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "roles/docker_engine/files/docker.asc"
 DOCKERS = "9DC8 5822 9FC7 DD38 854A  E2D8 8D81 803C 0EBF CD88"  # as gpg writes it

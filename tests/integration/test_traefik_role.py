@@ -158,7 +158,7 @@ class Site:
             # Traefik lists what is healthy: what does not listen yet would be a 502.
             healthcheck={
                 "test": ["CMD", "python3", "-ISc", LISTENS],
-                "interval": 3 * 10**8,
+                "interval": 10**9,
                 "timeout": 10 * 10**9,
             },
             labels={
